@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+
+namespace nybble {
+
+/// A non-owning reference to a callable void(size_t task): no allocation, two words.
+class TaskRef {
+ public:
+  template <class F>
+  requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
+      TaskRef(const F& function)  // implicit, so that a lambda can be passed as it is
+      : object_(&function), call_([](const void* object, std::size_t task) {
+          (*static_cast<const F*>(object))(task);
+        }) {}
+  void operator()(std::size_t task) const { call_(object_, task); }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, std::size_t);
+};
+
+/// Where nybble's parallel loops run. The library starts no thread of its own: an engine passes its
+/// own pool by overriding two functions. Tasks are independent, never nested, and do not throw when
+/// called from QuantizedLinear::run; elsewhere an exception must reach the caller of parallel_for.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  /// How many tasks can run at once (>= 1). Work is split by this number; results never depend on
+  /// it.
+  [[nodiscard]] virtual std::size_t concurrency() const noexcept = 0;
+  /// Calls task(0) ... task(count - 1), in any order, and returns when all are done.
+  virtual void parallel_for(std::size_t count, TaskRef task) = 0;
+};
+
+/// Runs everything on the calling thread.
+class SerialExecutor final : public Executor {
+ public:
+  [[nodiscard]] std::size_t concurrency() const noexcept override { return 1; }
+  void parallel_for(std::size_t count, TaskRef task) override {
+    for (std::size_t i = 0; i < count; ++i) task(i);
+  }
+};
+
+/// An executor on OpenMP's threads. `threads` = 0 takes OpenMP's own default (OMP_NUM_THREADS, the
+/// affinity mask). Throws unsupported where nybble was built without OpenMP and threads > 1.
+std::unique_ptr<Executor> make_openmp_executor(std::size_t threads = 0);
+
+}  // namespace nybble

@@ -1,0 +1,5 @@
+#pragma once
+
+#define NYBBLE_VERSION_MAJOR 0
+#define NYBBLE_VERSION_MINOR 1
+#define NYBBLE_VERSION_PATCH 0
