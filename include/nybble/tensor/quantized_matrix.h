@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "nybble/executor.h"
+#include "nybble/format/format.h"
+#include "nybble/matrix.h"
+
+namespace nybble {
+
+/// A matrix of 4-bit codes in canonical form: the same bytes on every machine, what files hold.
+///
+/// rows x cols as the source; each row is padded to whole groups with the code nearest to zero.
+///   codes   [rows][padded_cols / 2] bytes, element 2i in the low nibble of byte i
+///   scales  [rows][groups] of the format's scale type; sign-split formats: [rows][groups][2],
+///           positive first. Double-quantized: [rows][groups] one-byte codes.
+///   zero_points [rows][groups] bytes, 0..15, only for the zero-point layout
+struct QuantizedMatrix {
+  explicit QuantizedMatrix(AnyFormat matrix_format) : format(std::move(matrix_format)) {}
+  /// Sized for rows x cols, all zero. Throws bad_shape for an empty matrix.
+  QuantizedMatrix(AnyFormat matrix_format, std::size_t row_count, std::size_t col_count);
+
+  AnyFormat format;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+  std::size_t group = 0;   ///< values of K that share a scale, never 0
+  std::size_t groups = 0;  ///< per row
+  std::size_t padded_cols = 0;
+  std::vector<std::uint8_t> codes;
+  std::vector<std::uint8_t> scales;
+  std::vector<std::uint8_t> zero_points;
+  TensorScale tensor;
+  /// Double quantization: scale = table[code] * nested_scales[i / 256] + nested_offset, with i the
+  /// index of the group in the whole matrix, row-major.
+  std::vector<float> nested_scales;
+  float nested_offset = 0;
+
+  [[nodiscard]] std::uint8_t code(std::size_t row, std::size_t col) const {
+    const std::uint8_t byte = codes[row * (padded_cols / 2) + col / 2];
+    return col % 2 == 0 ? byte & 15 : byte >> 4;
+  }
+  [[nodiscard]] GroupScale scale(std::size_t row, std::size_t group_index) const;
+  /// Stores a scale that is exact in the format's scale type.
+  void set_scale(std::size_t row, std::size_t group_index, const GroupScale& scale);
+  /// The value an engine computes with, bit for bit what the format's reference decodes to.
+  [[nodiscard]] float value(std::size_t row, std::size_t col) const {
+    return format.decode(code(row, col), scale(row, col / group), tensor);
+  }
+  /// Bits stored per element of the source, group padding and tensor scale not counted.
+  [[nodiscard]] double bits_per_element() const;
+};
+
+/// The bytes one scale takes in `type`.
+std::size_t scale_bytes(ScaleType type);
+/// Decodes one stored scale.
+float load_scale(ScaleType type, const std::uint8_t* bytes);
+/// Encodes a scale that is exact in `type`.
+void store_scale(ScaleType type, float scale, std::uint8_t* bytes);
+/// "f32", "e8m0", ...
+const char* scale_type_name(ScaleType type);
+
+/// Writes all values into `out` (rows x cols).
+void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor);
+
+}  // namespace nybble

@@ -1,0 +1,157 @@
+// f32 or bf16 activations x weights decoded to f32 or bf16: a panel's block of K is decoded once
+// into L1 and used by all tiles. Included inside a target's region and namespace, after gemm.inl.h.
+
+/// Numbers: what one activation dword holds and how weights are rounded.
+struct F32Numbers {
+  static constexpr std::size_t kPair = 1;
+  static NYBBLE_INLINE F weight(F w) { return w; }
+};
+/// bf16 numbers in f32 arithmetic, for targets without a bf16 dot product.
+struct Bf16AsF32Numbers {
+  static constexpr std::size_t kPair = 1;
+  static NYBBLE_INLINE F weight(F w) {
+    return as_float(iand(round_to_bf16(w), iset1(static_cast<std::int32_t>(0xFFFF0000U))));
+  }
+};
+
+template <class Numbers>
+struct FloatStep {
+  static constexpr std::size_t kPair = Numbers::kPair;
+  static constexpr std::size_t kBlockChunks = 8;  // 256 of K: 16 KiB of f32 weights
+
+  const GemmArgs& args;
+  const PackedPanels& weight;
+  float scale_multiplier;
+  std::size_t chunks;
+  std::size_t blocks;
+  FloatTable levels;
+  FloatTable negative_levels;
+  std::size_t first_chunk = 0;
+  std::size_t end_chunk = 0;
+  alignas(64) float decoded[kBlockChunks * kChunk / kPair * 16];
+
+  FloatStep(const GemmArgs& gemm, float multiplier)
+      : args(gemm),
+        weight(*gemm.weight),
+        scale_multiplier(multiplier),
+        chunks(weight.groups * weight.group / kChunk),
+        blocks((chunks + kBlockChunks - 1) / kBlockChunks) {
+    // Sign split: each level in one of two tables, 0 in the other, so that two products and a sum
+    // (of which one is zero) need no select.
+    float first[16];
+    float second[16];
+    const bool split = weight.layout == ScaleLayout::sign_split;
+    for (std::size_t i = 0; i < 16; ++i) {
+      const float level = weight.levels[i];
+      first[i] = split && level < 0 ? 0.0F : level;
+      second[i] = split && level < 0 ? level : 0.0F;
+    }
+    levels = float_table(first);
+    negative_levels = float_table(second);
+  }
+
+  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
+    first_chunk = block * kBlockChunks;
+    end_chunk = chunks - first_chunk < kBlockChunks ? chunks : first_chunk + kBlockChunks;
+    switch (weight.layout) {
+      case ScaleLayout::symmetric:
+        return decode<ScaleLayout::symmetric>(panel);
+      case ScaleLayout::zero_point:
+        return decode<ScaleLayout::zero_point>(panel);
+      case ScaleLayout::sign_split:
+        return decode<ScaleLayout::sign_split>(panel);
+    }
+  }
+
+  template <ScaleLayout Layout>
+  NYBBLE_INLINE void decode(std::size_t panel) {
+    constexpr std::size_t kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
+    // A vector of nibbles spans 8 of K; groups are 16 or more.
+    const std::size_t first_group = first_chunk * kChunk / weight.group;
+    const std::size_t end_group = (end_chunk * kChunk + weight.group - 1) / weight.group;
+    alignas(64) float scales[kBlockChunks * 2 * kSides * 16];
+    decode_scales(weight, panel, first_group, end_group, scale_multiplier, scales);
+    const std::uint8_t* codes =
+        weight.codes + panel * weight.code_stride + first_chunk * kChunkBytes;
+    for (std::size_t part = 0; part < kParts; ++part) {
+      float* out = decoded + part * kLanes;
+      for (std::size_t v = 0; v < (end_chunk - first_chunk) * 4; ++v) {
+        const std::size_t g = (first_chunk * kChunk + v * 8) / weight.group;
+        const float* scale = scales + (g - first_group) * kSides * 16 + part * kLanes;
+        const F positive = load(scale);
+        const F negative = kSides == 2 ? load(scale + 16) : positive;
+        F zero_level = zero();
+        if constexpr (Layout == ScaleLayout::zero_point) {
+          zero_level = to_float(widen_u8(weight.zeros + panel * weight.zero_stride +
+                                         g / weight.groups_per_scale * 16 + part * kLanes));
+        }
+        const I x = as_int(load_bytes(codes + v * 64 + part * kLanes * 4));
+        const auto value = [&](I nibble) {
+          F w = lookup(levels, nibble);
+          if constexpr (Layout == ScaleLayout::zero_point) w = sub(w, zero_level);
+          w = mul(w, positive);
+          if constexpr (Layout == ScaleLayout::sign_split) {
+            w = add(w, mul(lookup(negative_levels, nibble), negative));
+          }
+          return w;
+        };
+        // k = 0..3 from the low nibbles of bytes 0..3, k = 4..7 from the high ones.
+        const F k[8] = {value(x),         value(shr<8>(x)),  value(shr<16>(x)), value(shr<24>(x)),
+                        value(shr<4>(x)), value(shr<12>(x)), value(shr<20>(x)), value(shr<28>(x))};
+        for (std::size_t i = 0; i < 8; i += kPair) {
+          if constexpr (kPair == 1) {
+            store(out, Numbers::weight(k[i]));
+          } else {
+            store(out, as_float(Numbers::pair(k[i], k[i + 1])));
+          }
+          out += 16;
+        }
+      }
+    }
+  }
+
+  template <int R>
+  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory) const {
+    constexpr int kP = static_cast<int>(kParts);
+    F acc[kP][R];
+    for (int p = 0; p < kP; ++p) {
+      for (int r = 0; r < R; ++r) {
+        acc[p][r] = load(acc_memory + 16 * r + p * static_cast<int>(kLanes));
+      }
+    }
+    const std::size_t first = first_chunk * kChunk / kPair;
+    const std::size_t count = (end_chunk - first_chunk) * kChunk / kPair;
+    const float* x = static_cast<const float*>(args.x) + m * args.dwords + first * R;
+    const float* w = decoded;
+    for (std::size_t u = 0; u < count; ++u, w += 16, x += R) {
+      for (int p = 0; p < kP; ++p) {
+        const F weights = load(w + p * static_cast<int>(kLanes));
+        for (int r = 0; r < R; ++r) {
+          if constexpr (kPair == 1) {
+            acc[p][r] = fma(weights, set1(x[r]), acc[p][r]);
+          } else {
+            acc[p][r] = Numbers::dot(acc[p][r], weights, x + r);
+          }
+        }
+      }
+    }
+    for (int p = 0; p < kP; ++p) {
+      for (int r = 0; r < R; ++r) {
+        store(acc_memory + 16 * r + p * static_cast<int>(kLanes), acc[p][r]);
+      }
+    }
+  }
+};
+
+inline void gemm_a32(const GemmArgs& args) noexcept {
+  FloatStep<F32Numbers> step(args, args.weight->tensor_scale);
+  gemm_loops(args, step, 1.0F);
+}
+
+/// level x block scale is exact in bf16 for MXFP4, NVFP4 and AMXFP4; the tensor scale waits
+/// outside.
+template <class Numbers>
+inline void gemm_bf16(const GemmArgs& args) {
+  FloatStep<Numbers> step(args, 1.0F);
+  gemm_loops(args, step, args.weight->tensor_scale);
+}

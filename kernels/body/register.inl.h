@@ -1,0 +1,12 @@
+// Every slot that the bodies fill.
+
+inline void gemm_a16(const GemmArgs& args) noexcept { gemm_bf16<Bf16AsF32Numbers>(args); }
+
+inline void register_all(KernelTable& table) {
+#define NYBBLE_KERNEL_SLOT(name, args, description) table.name = name;
+#include "kernels/slots.def"
+#undef NYBBLE_KERNEL_SLOT
+  table.max_tile = kMaxTile;
+  table.dot_limit = kDotLimit;
+  table.a16_pair = 1;
+}

@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "nybble/format/format.h"
+
+/// The contract of kernels: pure functions of their arguments. No allocation, threads, globals,
+/// exceptions or logging; all pointers valid, all sizes checked by the caller.
+namespace nybble::kernels {
+
+/// Weights are packed in panels of 16 rows, K in chunks of 32.
+inline constexpr std::size_t kPanelRows = 16;
+inline constexpr std::size_t kChunk = 32;
+inline constexpr std::size_t kChunkBytes = kPanelRows * kChunk / 2;
+
+struct GroupRangesArgs {
+  const float* x;
+  std::size_t count;  ///< values; the last group may be shorter
+  std::size_t group;
+  GroupRange* ranges;
+};
+
+struct EncodeArgs {
+  const EncodeTable* table;
+  const float* x;
+  std::size_t count;
+  std::size_t group;
+  const ScaleChoice* choices;  ///< one a group
+  std::uint8_t* codes;         ///< `count` bytes
+};
+
+struct GroupErrorsArgs {
+  const EncodeTable* table;
+  const float* x;
+  const float* importance;  ///< weight of each squared error, or null
+  std::size_t count;
+  ScaleChoice choice;
+  float tensor_scale;
+  /// Sums over the elements > 0 and over all others, f32, 16 interleaved partial sums added
+  /// pairwise (i with i + 8, then + 4, + 2, + 1): the same on every target.
+  float* positive_error;
+  float* negative_error;
+};
+
+struct QuantizeInt8Args {
+  const float* x;
+  std::size_t count;
+  std::size_t group;      ///< values that share a scale
+  std::size_t sum_group;  ///< values per sum; divides `group` or is equal to it
+  std::int8_t* q;         ///< `count` values in -127..127
+  float* scales;       ///< one a group: max(absmax / 127, 2^-120); NaN if the group has Inf or NaN
+  std::int32_t* sums;  ///< one a sum group: the sum of its q
+};
+
+struct CodesToInt8Args {
+  const std::uint8_t* codes;
+  std::size_t count;
+  std::size_t group;
+  std::size_t sum_group;       ///< values per sum; divides `group` or is equal to it
+  const std::int8_t* levels;   ///< 16
+  const ScaleChoice* choices;  ///< only scale.zero is read: q = level - zero
+  std::int8_t* q;
+  std::int32_t* sums;
+};
+
+struct CodesToFloatArgs {
+  const std::uint8_t* codes;
+  std::size_t count;
+  std::size_t group;
+  const float* levels;  ///< 16
+  const ScaleChoice* choices;
+  float tensor_scale;
+  float* values;  ///< (level - zero) * (scale * tensor_scale)
+};
+
+struct RoundBf16Args {
+  const float* x;
+  std::size_t count;
+  std::uint16_t* bits;  ///< nearest, ties to even; NaN stays NaN
+};
+
+/// What a kernel sees of a PackedMatrix. Panel p, chunk c: 256 bytes at codes + p * code_stride +
+/// 256 c, as 4 vectors of 64 bytes; byte 4 r + t of vector j holds, of row 16 p + r, k = 32 c + 8 j
+/// + t in its low and k + 4 in its high nibble. So after a table lookup each 32-bit lane is 4
+/// consecutive k of one row: what integer dot instructions take, with no horizontal sum ever.
+struct PackedPanels {
+  const std::uint8_t* codes;
+  const std::uint8_t* scales;  ///< panel: [scale groups][1 or 2 sides][16] of scale_type
+  const std::uint8_t* zeros;   ///< panel: [scale groups][16], zero-point layout only
+  std::size_t code_stride;     ///< bytes a panel
+  std::size_t scale_stride;
+  std::size_t zero_stride;
+  std::size_t rows;              ///< N
+  std::size_t group;             ///< values of K per dot group: 16 or a multiple of 32
+  std::size_t groups;            ///< dot groups along the padded K
+  std::size_t groups_per_scale;  ///< consecutive dot groups that share a scale
+  ScaleType scale_type;
+  ScaleLayout layout;
+  float tensor_scale;
+  float levels[16];
+  /// a8: level ~ integer * step, integers within +-127; the dot takes integer + offset as u8, or
+  /// the signed integer itself where signed_dot is set.
+  std::int8_t integers[16];
+  float integer_step;
+  int offset;
+  bool signed_dot;
+};
+
+/// One linear product over a range of panels. Activations come in tiles of R rows (tile_rows
+/// below), interleaved: dword u of row r of a tile at [u * R + r], a dword being 4 int8, 2 bf16 or
+/// 1 f32 along K; tile of rows m0.. starts at dword m0 * dwords.
+struct GemmArgs {
+  const PackedPanels* weight;
+  std::size_t panel_begin;
+  std::size_t panel_end;
+  std::size_t m;
+  const void* x;
+  std::size_t dwords;          ///< per row: padded K / 4, / 2 or / 1
+  const float* x_scales;       ///< a8: [m0 * groups + g * R + r]
+  const std::int32_t* x_bias;  ///< a8: same layout; -sum(q) times the weight offset (1: zero point)
+  float* y;                    ///< M x N
+  std::size_t y_stride;
+};
+
+#define NYBBLE_KERNEL_SLOT(name, args, description) \
+  using name##_fn = void (*)(const args&) noexcept;
+#include "kernels/slots.def"
+#undef NYBBLE_KERNEL_SLOT
+
+/// The kernels of one target. Every slot is callable.
+struct KernelTable {
+#define NYBBLE_KERNEL_SLOT(name, args, description) name##_fn name = nullptr;
+#include "kernels/slots.def"
+#undef NYBBLE_KERNEL_SLOT
+  std::size_t max_tile = 1;  ///< activation rows a GEMM tile takes at most
+  int dot_limit = 255;       ///< largest u8 weight its integer dot takes without saturating
+  std::size_t a16_pair = 1;  ///< bf16 values a dword of a16 activations holds: 2 = native dot
+};
+
+/// Rows of the next activation tile when `remaining` are left.
+constexpr std::size_t tile_rows(std::size_t remaining, std::size_t max_tile) {
+  for (const std::size_t rows : {std::size_t{12}, std::size_t{8}, std::size_t{4}, std::size_t{2}}) {
+    if (rows <= remaining && rows <= max_tile) return rows;
+  }
+  return 1;
+}
+
+}  // namespace nybble::kernels

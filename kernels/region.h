@@ -1,0 +1,22 @@
+#pragma once
+
+// Opens and closes the region of a target file in which the compiler may use wide instructions. All
+// headers are included before: what they define inline must stay baseline code, because the linker
+// shares it with the rest of the program (design: "No wide instruction outside its target").
+#define NYBBLE_PRAGMA(text) _Pragma(#text)
+
+#if defined(__clang__)
+#define NYBBLE_REGION_BEGIN(features) \
+  NYBBLE_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define NYBBLE_REGION_END _Pragma("clang attribute pop")
+#else
+// g++ 12 warns about its own intrinsics (_mm512_undefined) and about lambdas that return vectors.
+#define NYBBLE_REGION_BEGIN(features)                                               \
+  _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")                       \
+      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")                         \
+          _Pragma("GCC diagnostic ignored \"-Wpsabi\"") _Pragma("GCC push_options") \
+              NYBBLE_PRAGMA(GCC target(features))
+#define NYBBLE_REGION_END _Pragma("GCC pop_options")
+#endif
+
+#define NYBBLE_INLINE inline __attribute__((always_inline))

@@ -1,0 +1,30 @@
+#include "src/tensor/integer_levels.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace nybble {
+
+IntegerLevels integer_levels(const std::array<float, 16>& levels) {
+  IntegerLevels out;
+  float peak = 0;
+  for (const float level : levels) peak = std::max(peak, std::fabs(level));
+  float factor = peak > 0 ? 127 / peak : 1;
+  for (const float multiple : {1.0F, 2.0F, 3.0F, 4.0F, 6.0F, 8.0F, 12.0F, 16.0F}) {
+    out.exact =
+        peak * multiple <= 127 && std::all_of(levels.begin(), levels.end(), [&](float level) {
+          return level * multiple == std::nearbyint(level * multiple);
+        });
+    if (out.exact) {
+      factor = multiple;
+      break;
+    }
+  }
+  out.step = 1 / factor;
+  for (std::size_t i = 0; i < 16; ++i) {
+    out.integer[i] = static_cast<std::int8_t>(std::nearbyint(levels[i] * factor));
+  }
+  return out;
+}
+
+}  // namespace nybble

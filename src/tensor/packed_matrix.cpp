@@ -1,0 +1,220 @@
+#include "nybble/tensor/packed_matrix.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "nybble/error.h"
+#include "src/tensor/aligned_buffer.h"
+#include "src/tensor/integer_levels.h"
+
+namespace nybble {
+
+using kernels::kChunk;
+using kernels::kChunkBytes;
+using kernels::kPanelRows;
+
+struct PackedMatrix::Data {
+  // The canonical matrix without its bulk: format, shape, tensor scale, nested scales.
+  QuantizedMatrix shape;
+  AlignedBuffer codes, scales, zeros;
+  kernels::PackedPanels panels{};
+  std::size_t panel_count = 0;
+  std::size_t padded_cols = 0;
+  std::size_t scale_groups = 0;  ///< per row, >= shape.groups
+  std::size_t scale_size = 0;    ///< bytes of one scale
+  std::size_t sides = 1;
+  int table_offset = 0;
+  int largest_integer = 0;
+};
+
+namespace {
+
+/// Nibbles k0..k7 of a row (low nibble first) to the kernels' order: byte t holds k_t and k_(t+4).
+std::uint32_t interleave_nibbles(std::uint32_t x) {
+  std::uint32_t t = (x ^ (x >> 8)) & 0x0000FF00U;
+  x ^= t ^ (t << 8);
+  t = (x ^ (x >> 4)) & 0x00F000F0U;
+  return x ^ t ^ (t << 4);
+}
+
+/// The two swaps undone, in reverse order; each is its own inverse.
+std::uint32_t restore_nibbles(std::uint32_t x) {
+  std::uint32_t t = (x ^ (x >> 4)) & 0x00F000F0U;
+  x ^= t ^ (t << 4);
+  t = (x ^ (x >> 8)) & 0x0000FF00U;
+  return x ^ t ^ (t << 8);
+}
+
+/// The values of K per dot group: the largest of 256, 128, 64, 32, 16 that a scale's group and the
+/// limit are multiples of. A whole row is cut where that pads least.
+std::size_t dot_group(const QuantizedMatrix& matrix, std::size_t limit) {
+  const bool whole_row = matrix.format.info().group == 0;
+  for (const std::size_t size :
+       {std::size_t{256}, std::size_t{128}, std::size_t{64}, std::size_t{32}, std::size_t{16}}) {
+    if (limit % size != 0) continue;
+    if (whole_row) {
+      const auto rounded = [&](std::size_t unit) { return (matrix.cols + unit - 1) / unit * unit; };
+      if (size >= kChunk ? rounded(size) == rounded(kChunk) : true) return size;
+    } else if (matrix.group % size == 0) {
+      return size;
+    }
+  }
+  throw Error(ErrorCode::unsupported,
+              fmt::format("pack '{}': groups of {} (activations: {}), kernels need multiples of 16",
+                          matrix.format.info().spec, matrix.group, limit));
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
+                           std::size_t dot_group_limit)
+    : data_(std::make_unique<Data>(Data{QuantizedMatrix(matrix.format), {}, {}, {}})) {
+  Data& d = *data_;
+  const FormatInfo& info = matrix.format.info();
+  d.shape.rows = matrix.rows;
+  d.shape.cols = matrix.cols;
+  d.shape.group = matrix.group;
+  d.shape.groups = matrix.groups;
+  d.shape.padded_cols = matrix.padded_cols;
+  d.shape.tensor = matrix.tensor;
+  d.shape.nested_scales = matrix.nested_scales;
+  d.shape.nested_offset = matrix.nested_offset;
+
+  const std::size_t group = dot_group(matrix, dot_group_limit);
+  const std::size_t unit = std::max(group, kChunk);
+  d.padded_cols = (matrix.padded_cols + unit - 1) / unit * unit;
+  d.panel_count = (matrix.rows + kPanelRows - 1) / kPanelRows;
+  d.sides = info.layout == ScaleLayout::sign_split ? 2 : 1;
+  // Kernels know no nested scales: those become the f32 they stand for.
+  const ScaleType type = info.double_quantized ? ScaleType::f32 : info.scale_type;
+  d.scale_size = scale_bytes(type);
+
+  kernels::PackedPanels& p = d.panels;
+  p.rows = matrix.rows;
+  p.group = group;
+  p.groups = d.padded_cols / group;
+  p.groups_per_scale = info.group == 0 ? p.groups : matrix.group / group;
+  d.scale_groups = (p.groups + p.groups_per_scale - 1) / p.groups_per_scale;
+  p.scale_type = type;
+  p.layout = info.layout;
+  p.tensor_scale = matrix.tensor.scale;
+  p.code_stride = d.padded_cols / kChunk * kChunkBytes;
+  p.scale_stride = d.scale_groups * d.sides * kPanelRows * d.scale_size;
+  p.zero_stride = info.layout == ScaleLayout::zero_point ? d.scale_groups * kPanelRows : 0;
+  std::copy(info.levels.begin(), info.levels.end(), p.levels);
+  const IntegerLevels integers = integer_levels(info.levels);
+  p.integer_step = integers.step;
+  std::copy(integers.integer.begin(), integers.integer.end(), p.integers);
+  const auto [low, high] = std::minmax_element(p.integers, p.integers + 16);
+  d.table_offset = info.layout == ScaleLayout::symmetric ? -std::min<int>(*low, 0) : 0;
+  d.largest_integer = *high;
+  p.offset = d.table_offset;
+
+  d.codes = AlignedBuffer(d.panel_count * p.code_stride);
+  d.scales = AlignedBuffer(d.panel_count * p.scale_stride);
+  d.zeros = AlignedBuffer(d.panel_count * p.zero_stride);
+  p.codes = d.codes.data();
+  p.scales = d.scales.data();
+  p.zeros = d.zeros.data();
+
+  const std::size_t row_bytes = matrix.padded_cols / 2;
+  executor.parallel_for(d.panel_count, [&](std::size_t panel) {
+    std::uint8_t* codes = d.codes.data() + panel * p.code_stride;
+    std::uint8_t* scales = d.scales.data() + panel * p.scale_stride;
+    std::uint8_t* zeros = d.zeros.data() + panel * p.zero_stride;
+    // Rows past the end have scales of zero; columns past the end meet activations of zero.
+    if (row_bytes * 2 != d.padded_cols || (panel + 1) * kPanelRows > matrix.rows) {
+      std::memset(codes, 0, p.code_stride);
+    }
+    std::memset(scales, 0, p.scale_stride);
+    std::memset(zeros, 0, p.zero_stride);
+    const std::size_t row_end = std::min(matrix.rows, (panel + 1) * kPanelRows);
+    for (std::size_t row = panel * kPanelRows; row < row_end; ++row) {
+      const std::size_t lane = row % kPanelRows;
+      const std::uint8_t* from = &matrix.codes[row * row_bytes];
+      for (std::size_t i = 0; i < row_bytes; i += 4) {
+        std::uint32_t eight = 0;
+        std::memcpy(&eight, from + i, std::min<std::size_t>(4, row_bytes - i));
+        eight = interleave_nibbles(eight);
+        std::memcpy(codes + (i / 4 * kPanelRows + lane) * 4, &eight, 4);
+      }
+      for (std::size_t g = 0; g < matrix.groups; ++g) {
+        const std::size_t index = row * matrix.groups + g;
+        for (std::size_t side = 0; side < d.sides; ++side) {
+          std::uint8_t* to = scales + ((g * d.sides + side) * kPanelRows + lane) * d.scale_size;
+          if (info.double_quantized) {
+            store_scale(type, matrix.scale(row, g).positive, to);
+          } else {
+            std::memcpy(to, &matrix.scales[(index * d.sides + side) * d.scale_size], d.scale_size);
+          }
+        }
+        if (p.zero_stride != 0) zeros[g * kPanelRows + lane] = matrix.zero_points[index];
+      }
+    }
+  });
+  if (info.double_quantized) d.shape.scales = matrix.scales;
+}
+
+PackedMatrix::~PackedMatrix() = default;
+PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
+PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
+
+QuantizedMatrix PackedMatrix::unpack(Executor& executor) const {
+  const Data& d = *data_;
+  const kernels::PackedPanels& p = d.panels;
+  QuantizedMatrix out(d.shape.format, d.shape.rows, d.shape.cols);
+  out.tensor = d.shape.tensor;
+  out.nested_scales = d.shape.nested_scales;
+  out.nested_offset = d.shape.nested_offset;
+  if (!d.shape.scales.empty()) out.scales = d.shape.scales;
+  const bool copy_scales = d.shape.scales.empty();
+  const std::size_t row_bytes = out.padded_cols / 2;
+  executor.parallel_for(d.panel_count, [&](std::size_t panel) {
+    const std::uint8_t* codes = p.codes + panel * p.code_stride;
+    const std::uint8_t* scales = p.scales + panel * p.scale_stride;
+    const std::size_t row_end = std::min(out.rows, (panel + 1) * kPanelRows);
+    for (std::size_t row = panel * kPanelRows; row < row_end; ++row) {
+      const std::size_t lane = row % kPanelRows;
+      for (std::size_t i = 0; i < row_bytes; i += 4) {
+        std::uint32_t eight = 0;
+        std::memcpy(&eight, codes + (i / 4 * kPanelRows + lane) * 4, 4);
+        eight = restore_nibbles(eight);
+        std::memcpy(&out.codes[row * row_bytes + i], &eight,
+                    std::min<std::size_t>(4, row_bytes - i));
+      }
+      for (std::size_t g = 0; g < out.groups; ++g) {
+        const std::size_t index = row * out.groups + g;
+        for (std::size_t side = 0; copy_scales && side < d.sides; ++side) {
+          std::memcpy(&out.scales[(index * d.sides + side) * d.scale_size],
+                      scales + ((g * d.sides + side) * kPanelRows + lane) * d.scale_size,
+                      d.scale_size);
+        }
+        if (p.zero_stride != 0) {
+          out.zero_points[index] = p.zeros[panel * p.zero_stride + g * kPanelRows + lane];
+        }
+      }
+    }
+  });
+  return out;
+}
+
+std::size_t PackedMatrix::rows() const noexcept { return data_->shape.rows; }
+std::size_t PackedMatrix::cols() const noexcept { return data_->shape.cols; }
+std::size_t PackedMatrix::padded_cols() const noexcept { return data_->padded_cols; }
+std::size_t PackedMatrix::bytes() const noexcept {
+  return data_->codes.size() + data_->scales.size() + data_->zeros.size();
+}
+const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data_->panels; }
+
+void PackedMatrix::set_dot_limit(int dot_limit) noexcept {
+  kernels::PackedPanels& p = data_->panels;
+  p.signed_dot = p.layout == ScaleLayout::symmetric &&
+                 data_->largest_integer + data_->table_offset > dot_limit;
+  p.offset = p.signed_dot ? 0 : data_->table_offset;
+}
+
+}  // namespace nybble

@@ -1,0 +1,197 @@
+#include "nybble/tensor/quantized_matrix.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "nybble/error.h"
+#include "nybble/format/nf4.h"
+#include "nybble/format/scale.h"
+
+namespace nybble {
+
+std::size_t scale_bytes(ScaleType type) {
+  switch (type) {
+    case ScaleType::f32:
+      return 4;
+    case ScaleType::f16:
+    case ScaleType::bf16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+const char* scale_type_name(ScaleType type) {
+  switch (type) {
+    case ScaleType::f32:
+      return "f32";
+    case ScaleType::f16:
+      return "f16";
+    case ScaleType::bf16:
+      return "bf16";
+    case ScaleType::e8m0:
+      return "e8m0";
+    case ScaleType::e4m3:
+      return "e4m3";
+    case ScaleType::e4m3x480:
+      return "e4m3x480";
+    case ScaleType::e5m2:
+      return "e5m2";
+  }
+  return "?";
+}
+
+float load_scale(ScaleType type, const std::uint8_t* bytes) {
+  float wide = 0;
+  std::uint16_t half = 0;
+  switch (type) {
+    case ScaleType::f32:
+      std::memcpy(&wide, bytes, 4);
+      return wide;
+    case ScaleType::f16:
+      std::memcpy(&half, bytes, 2);
+      return Float16{half}.to_float();
+    case ScaleType::bf16:
+      std::memcpy(&half, bytes, 2);
+      return BFloat16{half}.to_float();
+    case ScaleType::e8m0:
+      return E8M0{*bytes}.to_float();
+    case ScaleType::e4m3:
+      return E4M3{*bytes}.to_float();
+    case ScaleType::e4m3x480:
+      return E4M3x480{*bytes}.to_float();
+    case ScaleType::e5m2:
+      return E5M2{*bytes}.to_float();
+  }
+  return 0;
+}
+
+void store_scale(ScaleType type, float scale, std::uint8_t* bytes) {
+  std::uint16_t half = 0;
+  switch (type) {
+    case ScaleType::f32:
+      std::memcpy(bytes, &scale, 4);
+      return;
+    case ScaleType::f16:
+      half = Float16::from_float(scale).bits;
+      std::memcpy(bytes, &half, 2);
+      return;
+    case ScaleType::bf16:
+      half = BFloat16::from_float(scale).bits;
+      std::memcpy(bytes, &half, 2);
+      return;
+    case ScaleType::e8m0:
+      *bytes = std::isnan(scale) ? std::uint8_t{255} : E8M0::from_exponent(std::ilogb(scale)).bits;
+      return;
+    case ScaleType::e4m3:
+      *bytes = E4M3::from_float(scale).bits;
+      return;
+    case ScaleType::e4m3x480:
+      *bytes = E4M3x480::from_float(scale).bits;
+      return;
+    case ScaleType::e5m2:
+      *bytes = E5M2::from_float(scale).bits;
+      return;
+  }
+}
+
+QuantizedMatrix::QuantizedMatrix(AnyFormat matrix_format, std::size_t row_count,
+                                 std::size_t col_count)
+    : format(std::move(matrix_format)), rows(row_count), cols(col_count) {
+  if (rows == 0 || cols == 0) {
+    throw Error(
+        ErrorCode::bad_shape,
+        fmt::format("quantized matrix: shape {} x {}, expected at least 1 x 1", rows, cols));
+  }
+  const FormatInfo& info = format.info();
+  group = info.group == 0 ? cols + cols % 2 : info.group;
+  groups = (cols + group - 1) / group;
+  padded_cols = groups * group;
+  const std::size_t sides = info.layout == ScaleLayout::sign_split ? 2 : 1;
+  const std::size_t bytes = info.double_quantized ? 1 : scale_bytes(info.scale_type);
+  codes.resize(rows * (padded_cols / 2));
+  scales.resize(rows * groups * sides * bytes);
+  if (info.layout == ScaleLayout::zero_point) zero_points.resize(rows * groups);
+  if (info.double_quantized) {
+    nested_scales.resize((rows * groups + kNestedBlock - 1) / kNestedBlock);
+  }
+}
+
+GroupScale QuantizedMatrix::scale(std::size_t row, std::size_t group_index) const {
+  const FormatInfo& info = format.info();
+  const std::size_t index = row * groups + group_index;
+  if (info.double_quantized) {
+    const float value =
+        nested_table()[scales[index]] * nested_scales[index / kNestedBlock] + nested_offset;
+    return {value, value, 0};
+  }
+  const std::size_t bytes = scale_bytes(info.scale_type);
+  if (info.layout == ScaleLayout::sign_split) {
+    const std::uint8_t* at = &scales[index * 2 * bytes];
+    return {load_scale(info.scale_type, at), load_scale(info.scale_type, at + bytes), 0};
+  }
+  const float value = load_scale(info.scale_type, &scales[index * bytes]);
+  return {value, value,
+          info.layout == ScaleLayout::zero_point ? static_cast<float>(zero_points[index]) : 0.0F};
+}
+
+void QuantizedMatrix::set_scale(std::size_t row, std::size_t group_index, const GroupScale& scale) {
+  const FormatInfo& info = format.info();
+  if (info.double_quantized) {
+    throw Error(ErrorCode::unsupported,
+                "double-quantized scales are set all at once, by double_quantize");
+  }
+  const std::size_t index = row * groups + group_index;
+  const std::size_t bytes = scale_bytes(info.scale_type);
+  if (info.layout == ScaleLayout::sign_split) {
+    store_scale(info.scale_type, scale.positive, &scales[index * 2 * bytes]);
+    store_scale(info.scale_type, scale.negative, &scales[(index * 2 + 1) * bytes]);
+    return;
+  }
+  store_scale(info.scale_type, scale.positive, &scales[index * bytes]);
+  if (info.layout == ScaleLayout::zero_point) {
+    zero_points[index] = static_cast<std::uint8_t>(scale.zero);
+  }
+}
+
+double QuantizedMatrix::bits_per_element() const {
+  const FormatInfo& info = format.info();
+  double scale_bits =
+      8.0 * static_cast<double>(info.double_quantized ? 1 : scale_bytes(info.scale_type));
+  if (info.layout == ScaleLayout::sign_split) scale_bits *= 2;
+  if (info.layout == ScaleLayout::zero_point) scale_bits += 4;
+  if (info.double_quantized) scale_bits += 32.0 / static_cast<double>(kNestedBlock);
+  return 4 + scale_bits / static_cast<double>(info.group == 0 ? cols : group);
+}
+
+void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor) {
+  if (out.rows != matrix.rows || out.cols != matrix.cols) {
+    throw Error(ErrorCode::bad_shape, fmt::format("dequantize: output is {} x {}, expected {} x {}",
+                                                  out.rows, out.cols, matrix.rows, matrix.cols));
+  }
+  const std::size_t tasks = std::min(matrix.rows, executor.concurrency() * 4);
+  executor.parallel_for(tasks, [&](std::size_t task) {
+    for (std::size_t row = matrix.rows * task / tasks; row < matrix.rows * (task + 1) / tasks;
+         ++row) {
+      for (std::size_t g = 0; g < matrix.groups; ++g) {
+        // Sixteen values a group at most: decode each once.
+        const GroupScale scale = matrix.scale(row, g);
+        float values[16];
+        for (std::size_t c = 0; c < 16; ++c) {
+          values[c] = matrix.format.decode(static_cast<std::uint8_t>(c), scale, matrix.tensor);
+        }
+        const std::size_t end = std::min(matrix.cols, (g + 1) * matrix.group);
+        float* to = out.row(row);
+        for (std::size_t col = g * matrix.group; col < end; ++col) {
+          to[col] = values[matrix.code(row, col)];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace nybble
