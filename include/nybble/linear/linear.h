@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "nybble/executor.h"
+#include "nybble/format/format.h"
+#include "nybble/matrix.h"
+#include "nybble/tensor/quantized_matrix.h"
+#include "nybble/transform/transform.h"
+
+namespace nybble {
+
+/// What activations become before they meet the weights (design: "Compute paths").
+enum class Path {
+  a8,   ///< int8, one scale per group of K (or per row)
+  a16,  ///< bf16
+  a32,  ///< f32: weight-only quantization as papers mean it
+  a4,   ///< a 4-bit format, quantized on the fly: W4A4
+};
+
+/// "a8", "a16", "a32" or "a4". Throws bad_option.
+Path parse_path(std::string_view name);
+const char* path_name(Path path);
+
+struct LinearOptions {
+  Path path = Path::a8;
+  /// Only for a4: what activations are quantized to. Default: the weight's own format.
+  std::optional<AnyFormat> activations;
+  /// Only for a8: one activation scale for the whole row instead of one per group of K.
+  bool scale_per_row = false;
+  /// A kernel target by name ("scalar", "avx2", ...). Empty: NYBBLE_TARGET, else the best this CPU
+  /// has.
+  std::string target;
+};
+
+/// Scratch memory of QuantizedLinear::run: grown on demand, reused between calls, one per thread
+/// that calls run at the same time.
+class Workspace {
+ public:
+  Workspace();
+  ~Workspace();
+  Workspace(Workspace&&) noexcept;
+  Workspace& operator=(Workspace&&) noexcept;
+  /// At least `bytes`, 64-byte aligned. Throws std::bad_alloc.
+  void reserve(std::size_t bytes);
+  [[nodiscard]] std::size_t size() const noexcept;
+  [[nodiscard]] std::byte* data() noexcept;
+
+ private:
+  struct Buffer;
+  std::unique_ptr<Buffer> buffer_;
+};
+
+/// A linear layer with 4-bit weights, packed for this CPU: y = T(x) Wq' + (x A) B + x S + bias.
+class QuantizedLinear {
+ public:
+  /// Packs `weight` (N x K) for the chosen path and target. Throws unsupported (target the CPU
+  /// lacks, group the kernels cannot take), bad_option (unknown target name).
+  QuantizedLinear(const QuantizedMatrix& weight, const LinearOptions& options, Executor& executor,
+                  Transforms transforms = {});
+  ~QuantizedLinear();
+  QuantizedLinear(QuantizedLinear&&) noexcept;
+  QuantizedLinear& operator=(QuantizedLinear&&) noexcept;
+
+  [[nodiscard]] std::size_t rows() const noexcept;  ///< N, outputs
+  [[nodiscard]] std::size_t cols() const noexcept;  ///< K, inputs
+  /// Bytes of packed codes, scales and zero points.
+  [[nodiscard]] std::size_t packed_bytes() const noexcept;
+  /// Scratch that run needs for `m` rows of x and executors of up to `concurrency` tasks.
+  [[nodiscard]] std::size_t workspace_bytes(std::size_t m, std::size_t concurrency) const noexcept;
+
+  /// y (M x N) = layer(x), x is M x K. Checks shapes (bad_shape), grows the workspace, then
+  /// computes. a8 and a32 results do not depend on the executor; a8 is the same bit for bit on
+  /// every target.
+  void run(MatrixView x, MutableMatrixView y, Workspace& workspace, Executor& executor) const;
+  /// The same without checks: shapes must fit and the workspace be large enough.
+  void run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
+                     Executor& executor) const noexcept;
+
+  /// The name of the kernel that run() calls, e.g. "gemm_a8_symmetric_avx512vnni".
+  [[nodiscard]] std::string kernel() const;
+  /// Which kernel, target and number types were chosen, and why, in a few lines.
+  [[nodiscard]] std::string explain() const;
+
+ private:
+  struct Plan;
+  std::unique_ptr<Plan> plan_;
+};
+
+}  // namespace nybble

@@ -1,0 +1,15 @@
+#pragma once
+
+// Everything an engine needs in one include. Formats as types are in nybble/format/*.h.
+#include "nybble/error.h"
+#include "nybble/executor.h"
+#include "nybble/format/format.h"
+#include "nybble/format/registry.h"
+#include "nybble/kernels.h"
+#include "nybble/linear/linear.h"
+#include "nybble/matrix.h"
+#include "nybble/quantize/clip_search.h"
+#include "nybble/quantize/rtn.h"
+#include "nybble/tensor/packed_matrix.h"
+#include "nybble/tensor/quantized_matrix.h"
+#include "nybble/version.h"

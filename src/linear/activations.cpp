@@ -1,0 +1,168 @@
+#include "src/linear/activations.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+
+#include "nybble/numeric/bfloat16.h"
+#include "src/quantize/encode_row.h"
+#include "src/tensor/integer_levels.h"
+
+namespace nybble {
+
+namespace {
+
+/// Cuts typed arrays from a block of scratch memory; every piece is 64-byte aligned.
+class Carver {
+ public:
+  explicit Carver(std::byte* memory) : next_(memory) {}
+  template <class T>
+  std::span<T> take(std::size_t count) {
+    T* out = reinterpret_cast<T*>(next_);
+    next_ += rounded(count * sizeof(T));
+    return {out, count};
+  }
+  [[nodiscard]] std::byte* rest() const { return next_; }
+  static std::size_t rounded(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+ private:
+  std::byte* next_;
+};
+
+}  // namespace
+
+ActivationPacker::ActivationPacker(const kernels::KernelTable& table,
+                                   const kernels::PackedPanels& weight, ActivationKind kind,
+                                   std::size_t cols, std::optional<AnyFormat> format,
+                                   std::size_t scale_group)
+    : table_(&table),
+      kind_(kind),
+      format_(std::move(format)),
+      cols_(cols),
+      padded_(weight.groups * weight.group),
+      dot_group_(weight.group),
+      scale_group_(scale_group == 0 ? padded_ : scale_group),
+      step_(weight.integer_step) {
+  const bool pairs = kind == ActivationKind::bf16 || kind == ActivationKind::format_bf16;
+  dwords_ = has_scales() ? padded_ / 4 : padded_ / (pairs ? table.a16_pair : 1);
+  // The dot starts at -(offset of the weights) * sum of the activations; zero points multiply
+  // later.
+  bias_factor_ = weight.layout == ScaleLayout::zero_point ? 1 : weight.offset;
+  if (format_) {
+    const IntegerLevels integers = integer_levels(format_->info().levels);
+    std::copy(integers.integer.begin(), integers.integer.end(), format_integers_);
+    format_step_ = integers.step;
+    scale_group_ = format_->info().group == 0 ? padded_ : format_->info().group;
+  }
+}
+
+std::size_t ActivationPacker::scratch_bytes() const {
+  // The row as f32 and bf16 (or int8), scales and sums per dot group, then encode()'s.
+  const std::size_t groups = padded_ / dot_group_;
+  const std::size_t scale_groups = (cols_ + scale_group_ - 1) / scale_group_;
+  return Carver::rounded(padded_ * 4) + Carver::rounded(padded_ * 2) +
+         2 * Carver::rounded(groups * 4) + Carver::rounded(scale_groups * 4) +
+         Carver::rounded(cols_) + Carver::rounded(scale_groups * sizeof(GroupRange)) +
+         Carver::rounded(scale_groups * sizeof(ScaleChoice));
+}
+
+struct ActivationPacker::Encoded {
+  std::span<std::uint8_t> codes;
+  std::span<ScaleChoice> choices;
+  TensorScale tensor;
+};
+
+ActivationPacker::Encoded ActivationPacker::encode(const float* x, std::byte* scratch) const {
+  Carver carver(scratch);
+  const std::size_t groups = (cols_ + scale_group_ - 1) / scale_group_;
+  Encoded out{carver.take<std::uint8_t>(cols_), carver.take<ScaleChoice>(groups), {}};
+  if (format_->info().tensor_scale) {
+    // A row is its own tensor, so that results do not depend on what else is in the batch.
+    GroupRange row;
+    table_->group_ranges({x, cols_, cols_, &row});
+    out.tensor = format_->tensor_scale(std::isnan(row.max) ? 0 : std::max(row.max, -row.min));
+  }
+  encode_row(*table_, *format_, x, cols_, scale_group_, out.tensor, {},
+             {carver.take<GroupRange>(groups), out.choices}, out.codes.data());
+  return out;
+}
+
+void ActivationPacker::to_integers(const float* x, std::byte* scratch, std::int8_t* q,
+                                   float* scales, std::int32_t* sums) const {
+  Carver carver(scratch);
+  const std::size_t groups = padded_ / dot_group_;
+  const std::size_t scale_groups = (cols_ + scale_group_ - 1) / scale_group_;
+  const auto group_scales = carver.take<float>(scale_groups);
+  std::fill(q + cols_, q + padded_, std::int8_t{0});
+  std::fill(scales, scales + groups, 0.0F);
+  std::fill(sums, sums + groups, 0);
+  if (!format_) {
+    table_->quantize_int8({x, cols_, scale_group_, dot_group_, q, group_scales.data(), sums});
+  } else {
+    const Encoded encoded = encode(x, carver.rest());
+    table_->codes_to_int8({encoded.codes.data(), cols_, scale_group_, dot_group_, format_integers_,
+                           encoded.choices.data(), q, sums});
+    for (std::size_t g = 0; g < scale_groups; ++g) {
+      group_scales[g] = encoded.choices[g].scale.positive * encoded.tensor.scale * format_step_;
+    }
+  }
+  const std::size_t used = (cols_ + dot_group_ - 1) / dot_group_;
+  for (std::size_t g = 0; g < used; ++g) {
+    scales[g] = group_scales[g * dot_group_ / scale_group_] * step_;
+  }
+}
+
+void ActivationPacker::to_floats(const float* x, std::byte* scratch, float* values) const {
+  std::fill(values + cols_, values + padded_, 0.0F);
+  if (!format_) {
+    std::copy(x, x + cols_, values);
+    return;
+  }
+  const Encoded encoded = encode(x, scratch);
+  table_->codes_to_float({encoded.codes.data(), cols_, scale_group_, format_->info().levels.data(),
+                          encoded.choices.data(), encoded.tensor.scale, values});
+}
+
+void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, std::byte* scratch,
+                            std::uint32_t* packed, float* scales, std::int32_t* bias) const {
+  // The tile that row m falls into: all but the last few are of the largest size.
+  std::size_t begin = m / table_->max_tile * table_->max_tile;
+  std::size_t rows = kernels::tile_rows(m_total - begin, table_->max_tile);
+  while (begin + rows <= m) {
+    begin += rows;
+    rows = kernels::tile_rows(m_total - begin, table_->max_tile);
+  }
+  const std::size_t r = m - begin;
+  const std::size_t groups = padded_ / dot_group_;
+  Carver carver(scratch);
+  const std::byte* dwords = nullptr;
+  if (has_scales()) {
+    const auto q = carver.take<std::int8_t>(padded_);
+    const auto row_scales = carver.take<float>(groups);
+    const auto row_sums = carver.take<std::int32_t>(groups);
+    to_integers(x, carver.rest(), q.data(), row_scales.data(), row_sums.data());
+    for (std::size_t g = 0; g < groups; ++g) {
+      scales[begin * groups + g * rows + r] = row_scales[g];
+      bias[begin * groups + g * rows + r] = -bias_factor_ * row_sums[g];
+    }
+    dwords = reinterpret_cast<const std::byte*>(q.data());
+  } else {
+    const auto values = carver.take<float>(padded_);
+    const auto halves = carver.take<std::uint16_t>(padded_);
+    to_floats(x, carver.rest(), values.data());
+    dwords = reinterpret_cast<const std::byte*>(values.data());
+    if (kind_ == ActivationKind::bf16 || kind_ == ActivationKind::format_bf16) {
+      table_->round_bf16({values.data(), padded_, halves.data()});
+      if (table_->a16_pair == 2) {
+        dwords = reinterpret_cast<const std::byte*>(halves.data());
+      } else {
+        for (std::size_t i = 0; i < padded_; ++i) values[i] = BFloat16{halves[i]}.to_float();
+      }
+    }
+  }
+  std::uint32_t* to = packed + begin * dwords_ + r;
+  for (std::size_t u = 0; u < dwords_; ++u, to += rows) std::memcpy(to, dwords + 4 * u, 4);
+}
+
+}  // namespace nybble

@@ -1,0 +1,110 @@
+#include "nybble/transform/transform.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+
+#include "nybble/error.h"
+#include "src/transform/apply.h"
+
+namespace nybble {
+
+namespace {
+
+void expect(bool holds, const std::string& message) {
+  if (!holds) throw Error(ErrorCode::bad_shape, message);
+}
+
+/// In place, unnormalised: log2(n) passes of butterflies.
+void walsh_hadamard(float* x, std::size_t n) {
+  for (std::size_t half = 1; half < n; half *= 2) {
+    for (std::size_t begin = 0; begin < n; begin += 2 * half) {
+      for (std::size_t i = begin; i < begin + half; ++i) {
+        const float a = x[i];
+        const float b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void Transforms::check(std::size_t rows, std::size_t cols) const {
+  const auto size_or_none = [](std::size_t size, std::size_t expected, const char* part) {
+    expect(size == 0 || size == expected,
+           fmt::format("{}: {} values, expected {}", part, size, expected));
+  };
+  size_or_none(channel_scale.scale.size(), cols, "channel scale");
+  size_or_none(permutation.source.size(), cols, "permutation");
+  std::vector<bool> seen(permutation.source.size());
+  for (const std::uint32_t source : permutation.source) {
+    expect(source < cols && !seen[source],
+           fmt::format("permutation: index {} is out of range or repeated", source));
+    seen[source] = true;
+  }
+  expect(hadamard.block == 0 || (std::has_single_bit(hadamard.block) && cols % hadamard.block == 0),
+         fmt::format("hadamard: block {}, expected a power of two that divides {}", hadamard.block,
+                     cols));
+  size_or_none(hadamard.signs.size(), cols, "hadamard signs");
+  expect(low_rank.a.size() == low_rank.rank * cols && low_rank.b.size() == low_rank.rank * rows,
+         fmt::format("low rank: {} and {} values, expected rank {} times {} and {}",
+                     low_rank.a.size(), low_rank.b.size(), low_rank.rank, cols, rows));
+  size_or_none(bias.size(), rows, "bias");
+  if (sparse.row_start.empty()) return;
+  expect(sparse.row_start.size() == rows + 1 && sparse.row_start.front() == 0 &&
+             sparse.row_start.back() == sparse.column.size() &&
+             sparse.column.size() == sparse.value.size(),
+         fmt::format("sparse outliers: {} row starts, {} columns, {} values do not fit {} rows",
+                     sparse.row_start.size(), sparse.column.size(), sparse.value.size(), rows));
+  for (std::size_t i = 0; i + 1 < sparse.row_start.size(); ++i) {
+    expect(sparse.row_start[i] <= sparse.row_start[i + 1],
+           fmt::format("sparse outliers: row {} ends before it starts", i));
+  }
+  for (const std::uint32_t column : sparse.column) {
+    expect(column < cols, fmt::format("sparse outliers: column {} of {}", column, cols));
+  }
+}
+
+void apply_input(const Transforms& transforms, const float* x, std::size_t cols, float* out) {
+  const std::vector<float>& scale = transforms.channel_scale.scale;
+  const std::vector<std::uint32_t>& source = transforms.permutation.source;
+  for (std::size_t i = 0; i < cols; ++i) {
+    const std::size_t from = source.empty() ? i : source[i];
+    out[i] = scale.empty() ? x[from] : x[from] * scale[from];
+  }
+  const Hadamard& hadamard = transforms.hadamard;
+  if (hadamard.block == 0) return;
+  for (std::size_t i = 0; i < hadamard.signs.size(); ++i) out[i] *= hadamard.signs[i];
+  const float norm = 1 / std::sqrt(static_cast<float>(hadamard.block));
+  for (std::size_t begin = 0; begin < cols; begin += hadamard.block) {
+    walsh_hadamard(out + begin, hadamard.block);
+    for (std::size_t i = begin; i < begin + hadamard.block; ++i) out[i] *= norm;
+  }
+}
+
+void add_side_branches(const Transforms& transforms, const float* x, std::size_t rows,
+                       std::size_t cols, float* projected, float* y) {
+  const LowRank& low = transforms.low_rank;
+  for (std::size_t r = 0; r < low.rank; ++r) {
+    float sum = 0;
+    for (std::size_t i = 0; i < cols; ++i) sum += x[i] * low.a[r * cols + i];
+    projected[r] = sum;
+  }
+  const SparseOutliers& sparse = transforms.sparse;
+  for (std::size_t row = 0; row < rows; ++row) {
+    float sum = 0;
+    for (std::size_t r = 0; r < low.rank; ++r) sum += projected[r] * low.b[row * low.rank + r];
+    if (!sparse.row_start.empty()) {
+      for (std::size_t i = sparse.row_start[row]; i < sparse.row_start[row + 1]; ++i) {
+        sum += x[sparse.column[i]] * sparse.value[i];
+      }
+    }
+    if (!transforms.bias.empty()) sum += transforms.bias[row];
+    y[row] += sum;
+  }
+}
+
+}  // namespace nybble
