@@ -35,12 +35,13 @@ struct GroupErrorsArgs {
   const float* x;
   const float* importance;  ///< weight of each squared error, or null
   std::size_t count;
-  ScaleChoice choice;
+  const ScaleChoice* choices;  ///< the candidates
+  std::size_t candidates;
   float tensor_scale;
-  /// Sums over the elements > 0 and over all others, f32, 16 interleaved partial sums added
-  /// pairwise (i with i + 8, then + 4, + 2, + 1): the same on every target.
-  float* positive_error;
-  float* negative_error;
+  /// One a candidate: sums over the elements > 0 and over all others, f32, in 16 interleaved partial
+  /// sums added pairwise (i with i + 8, then + 4, + 2, + 1): the same on every target.
+  float* positive_errors;
+  float* negative_errors;
 };
 
 struct QuantizeInt8Args {

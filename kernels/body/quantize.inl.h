@@ -100,34 +100,37 @@ inline void encode(const EncodeArgs& args) noexcept {
 inline void group_errors(const GroupErrorsArgs& args) noexcept {
   const Encoder encoder(*args.table);
   const FloatTable levels = float_table(args.table->level.data());
-  const F positive = set1(args.choice.scale.positive * args.tensor_scale);
-  const F negative = set1(args.choice.scale.negative * args.tensor_scale);
-  const F zero_level = set1(args.choice.scale.zero);
-  F positive_sum[kParts];
-  F negative_sum[kParts];
-  for (std::size_t p = 0; p < kParts; ++p) positive_sum[p] = negative_sum[p] = zero();
-  for (std::size_t begin = 0; begin < args.count; begin += 16) {
-    for (std::size_t p = 0; p < kParts; ++p) {
-      const std::size_t at = begin + p * kLanes;
-      if (at >= args.count) break;
-      const std::size_t left = args.count - at;
-      const F x = left >= kLanes ? load(args.x + at) : load_partial(args.x + at, left);
-      const I code = encoder(x, args.choice);
-      const F level = lookup(levels, code);
-      const F scale = select(greater(zero(), level), negative, positive);
-      const F error = sub(mul(sub(level, zero_level), scale), x);
-      F square = mul(error, error);
-      if (args.importance != nullptr) {
-        square = mul(square, left >= kLanes ? load(args.importance + at)
-                                            : load_partial(args.importance + at, left));
+  for (std::size_t c = 0; c < args.candidates; ++c) {
+    const ScaleChoice choice = args.choices[c];
+    const F positive = set1(choice.scale.positive * args.tensor_scale);
+    const F negative = set1(choice.scale.negative * args.tensor_scale);
+    const F zero_level = set1(choice.scale.zero);
+    F positive_sum[kParts];
+    F negative_sum[kParts];
+    for (std::size_t p = 0; p < kParts; ++p) positive_sum[p] = negative_sum[p] = zero();
+    for (std::size_t begin = 0; begin < args.count; begin += 16) {
+      for (std::size_t p = 0; p < kParts; ++p) {
+        const std::size_t at = begin + p * kLanes;
+        if (at >= args.count) break;
+        const std::size_t left = args.count - at;
+        const bool whole = left >= kLanes;
+        const F x = whole ? load(args.x + at) : load_partial(args.x + at, left);
+        const F level = lookup(levels, encoder(x, choice));
+        const F scale = select(greater(zero(), level), negative, positive);
+        const F error = sub(mul(sub(level, zero_level), scale), x);
+        F square = mul(error, error);
+        if (args.importance != nullptr) {
+          const float* weights = args.importance + at;
+          square = mul(square, whole ? load(weights) : load_partial(weights, left));
+        }
+        // Lanes past the end hold x = 0, in which a codebook without a zero would make an error.
+        if (!whole) square = as_float(iand(as_int(square), first_lanes_mask(left)));
+        const M above = greater(x, zero());
+        positive_sum[p] = add(positive_sum[p], select(above, square, zero()));
+        negative_sum[p] = add(negative_sum[p], select(above, zero(), square));
       }
-      // Lanes past the end hold x = 0, in which a codebook without a zero would make an error.
-      if (left < kLanes) square = as_float(iand(as_int(square), first_lanes_mask(left)));
-      const M above = greater(x, zero());
-      positive_sum[p] = add(positive_sum[p], select(above, square, zero()));
-      negative_sum[p] = add(negative_sum[p], select(above, zero(), square));
     }
+    args.positive_errors[c] = reduce_add(positive_sum);
+    args.negative_errors[c] = reduce_add(negative_sum);
   }
-  *args.positive_error = reduce_add(positive_sum);
-  *args.negative_error = reduce_add(negative_sum);
 }

@@ -99,10 +99,20 @@ NYBBLE_INLINE F load_f16(const std::uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 NYBBLE_INLINE void store_bytes(void* p, I a, std::size_t n) {
-  _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(n), a);
+  // Masked narrowing stores are slow on Zen 4; whole vectors take the plain way.
+  if (n >= 16) {
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+  } else {
+    _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(a));
+  }
 }
 NYBBLE_INLINE void store_high_halves(std::uint16_t* p, I a, std::size_t n) {
-  _mm512_mask_cvtepi32_storeu_epi16(p, first_lanes(n), _mm512_srli_epi32(a, 16));
+  const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16));
+  if (n >= 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+  } else {
+    _mm256_mask_storeu_epi16(p, first_lanes(n), halves);
+  }
 }
 
 NYBBLE_INLINE FloatTable float_table(const float* p) { return {_mm512_loadu_ps(p)}; }

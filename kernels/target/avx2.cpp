@@ -14,13 +14,16 @@ namespace nybble::kernels::avx2 {
 #include "kernels/simd/avx2.h"
 //
 #include "kernels/body/all.inl.h"
-//
-#include "kernels/body/register.inl.h"
 
 }  // namespace nybble::kernels::avx2
 NYBBLE_REGION_END
 
 namespace nybble::kernels::avx2 {
+
+// Outside the region: every CPU registers every target.
+#include "kernels/body/register.inl.h"
+
 void register_kernels(KernelTable& table) { register_all(table); }
+
 }  // namespace nybble::kernels::avx2
 #endif

@@ -1,6 +1,7 @@
 #include "src/quantize/encode_row.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "nybble/format/nf4.h"
 
@@ -8,15 +9,15 @@ namespace nybble {
 
 namespace {
 
-/// Keeps, of each sign, the better of what is best so far and one more candidate.
+/// Keeps the better of what is best so far and one more candidate; of each sign where those have
+/// scales of their own. Ties keep the earlier one, as the references do.
 class BestChoice {
  public:
-  BestChoice(bool sign_split, ScaleChoice first, float positive_error, float negative_error)
+  BestChoice(bool sign_split, const ScaleChoice& first, float positive_error, float negative_error)
       : split_(sign_split), best_(first), positive_(positive_error), negative_(negative_error) {}
 
   void offer(const ScaleChoice& choice, float positive_error, float negative_error) {
     if (!split_) {
-      // Strictly less: ties keep the earlier candidate, as the references do.
       if (positive_error + negative_error < positive_ + negative_) {
         best_ = choice;
         positive_ = positive_error;
@@ -44,6 +45,42 @@ class BestChoice {
   float negative_;
 };
 
+constexpr std::size_t kCandidateBatch = 32;
+
+/// The best of the format's own candidates and the shrunken ranges for one group.
+ScaleChoice search_group(const kernels::KernelTable& table, const AnyFormat& format, const float* x,
+                         const float* importance, std::size_t count, GroupRange range,
+                         TensorScale tensor, const ScaleSearch& search) {
+  const EncodeTable& encode = format.encode_table();
+  const int own = format.candidate_count();
+  const int total = own + search.grid - 1;
+  const auto candidate = [&](int i) {
+    if (i < own) return format.candidate(range, tensor, i);
+    const float step = static_cast<float>(i - own + 1) / static_cast<float>(search.grid - 1);
+    return format.choose(range, tensor, 1 - (1 - search.smallest) * step);
+  };
+  ScaleChoice choices[kCandidateBatch];
+  float positive[kCandidateBatch];
+  float negative[kCandidateBatch];
+  std::optional<BestChoice> best;
+  for (int begin = 0; begin < total; begin += static_cast<int>(kCandidateBatch)) {
+    const std::size_t size =
+        std::min<std::size_t>(kCandidateBatch, static_cast<std::size_t>(total - begin));
+    for (std::size_t i = 0; i < size; ++i) choices[i] = candidate(begin + static_cast<int>(i));
+    table.group_errors(
+        {&encode, x, importance, count, choices, size, tensor.scale, positive, negative});
+    for (std::size_t i = 0; i < size; ++i) {
+      if (!best) {
+        best.emplace(format.info().layout == ScaleLayout::sign_split, choices[0], positive[0],
+                     negative[0]);
+      } else {
+        best->offer(choices[i], positive[i], negative[i]);
+      }
+    }
+  }
+  return best->best();
+}
+
 }  // namespace
 
 void encode_row(const kernels::KernelTable& table, const AnyFormat& format, const float* x,
@@ -51,37 +88,16 @@ void encode_row(const kernels::KernelTable& table, const AnyFormat& format, cons
                 const RowScratch& scratch, std::uint8_t* codes) {
   const std::size_t groups = (count + group - 1) / group;
   const EncodeTable& encode = format.encode_table();
-  const bool split = format.info().layout == ScaleLayout::sign_split;
   table.group_ranges({x, count, group, scratch.ranges.data()});
-  format.choose(scratch.ranges.first(groups), tensor, 1, scratch.choices.data());
-
-  const int candidates = format.candidate_count();
-  if (candidates > 1 || search.grid > 1) {
+  if (format.candidate_count() == 1 && search.grid == 1) {
+    format.choose(scratch.ranges.first(groups), tensor, 1, scratch.choices.data());
+  } else {
     for (std::size_t g = 0; g < groups; ++g) {
       const std::size_t begin = g * group;
-      const std::size_t size = std::min(group, count - begin);
-      const float* importance = search.importance == nullptr ? nullptr : search.importance + begin;
-      const auto error_of = [&](const ScaleChoice& choice, float& positive, float& negative) {
-        table.group_errors(
-            {&encode, x + begin, importance, size, choice, tensor.scale, &positive, &negative});
-      };
-      float positive = 0;
-      float negative = 0;
-      error_of(scratch.choices[g], positive, negative);
-      BestChoice best(split, scratch.choices[g], positive, negative);
-      for (int i = 1; i < candidates; ++i) {
-        const ScaleChoice choice = format.candidate(scratch.ranges[g], tensor, i);
-        error_of(choice, positive, negative);
-        best.offer(choice, positive, negative);
-      }
-      for (int i = 1; i < search.grid; ++i) {
-        const float shrink =
-            1 - (1 - search.smallest) * static_cast<float>(i) / static_cast<float>(search.grid - 1);
-        const ScaleChoice choice = format.choose(scratch.ranges[g], tensor, shrink);
-        error_of(choice, positive, negative);
-        best.offer(choice, positive, negative);
-      }
-      scratch.choices[g] = best.best();
+      scratch.choices[g] =
+          search_group(table, format, x + begin,
+                       search.importance == nullptr ? nullptr : search.importance + begin,
+                       std::min(group, count - begin), scratch.ranges[g], tensor, search);
     }
   }
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <cstring>
 #include <vector>
 
 #include "kernels/registry.h"
@@ -17,32 +17,41 @@ namespace nybble {
 
 namespace {
 
-/// The largest finite |x|; throws for Inf and NaN where the caller refuses them.
-float tensor_amax(MatrixView weight, bool refuse_nonfinite, const kernels::KernelTable& table,
-                  const std::string& name, Executor& executor) {
-  const std::size_t tasks = std::min(weight.rows, executor.concurrency() * 4);
-  std::vector<float> largest(tasks, 0.0F);
-  executor.parallel_for(tasks, [&](std::size_t task) {
-    for (std::size_t row = weight.rows * task / tasks; row < weight.rows * (task + 1) / tasks;
-         ++row) {
-      GroupRange range;
-      table.group_ranges({weight.row(row), weight.cols, weight.cols, &range});
-      if (!std::isnan(range.max)) {
-        largest[task] = std::max({largest[task], range.max, -range.min});
-        continue;
-      }
-      for (std::size_t col = 0; col < weight.cols; ++col) {
-        const float x = weight.at(row, col);
-        if (std::isfinite(x)) {
-          largest[task] = std::max(largest[task], std::fabs(x));
-        } else if (refuse_nonfinite) {
-          throw Error(ErrorCode::bad_value,
-                      fmt::format("{}: {} at [{}, {}], expected finite values", name, x, row, col));
-        }
-      }
-    }
+/// The largest finite |x| of a row.
+float row_amax(const kernels::KernelTable& table, const float* x, std::size_t count) {
+  GroupRange range;
+  table.group_ranges({x, count, count, &range});
+  if (!std::isnan(range.max)) return std::max(range.max, -range.min);
+  float largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (std::isfinite(x[i])) largest = std::max(largest, std::fabs(x[i]));
+  }
+  return largest;
+}
+
+float tensor_amax(MatrixView weight, const kernels::KernelTable& table, Executor& executor) {
+  std::vector<float> largest(weight.rows);
+  executor.parallel_for(weight.rows, [&](std::size_t row) {
+    largest[row] = row_amax(table, weight.row(row), weight.cols);
   });
   return *std::max_element(largest.begin(), largest.end());
+}
+
+/// Throws for the first Inf or NaN of a row that is known to hold one.
+[[noreturn]] void refuse_nonfinite(MatrixView weight, std::size_t row, const std::string& name) {
+  std::size_t col = 0;
+  while (std::isfinite(weight.at(row, col))) ++col;
+  throw Error(ErrorCode::bad_value, fmt::format("{}: {} at [{}, {}], expected finite values", name,
+                                                weight.at(row, col), row, col));
+}
+
+/// Two codes a byte, the first in the low nibble. As 16-bit arithmetic, which compilers vectorise.
+void pack_nibbles(const std::uint8_t* codes, std::size_t pairs, std::uint8_t* out) {
+  for (std::size_t i = 0; i < pairs; ++i) {
+    std::uint16_t pair = 0;
+    std::memcpy(&pair, codes + 2 * i, 2);
+    out[i] = static_cast<std::uint8_t>(pair | pair >> 4);
+  }
 }
 
 QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& executor,
@@ -52,8 +61,7 @@ QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& e
   const FormatInfo& info = format.info();
   const bool refuse = !info.propagates_nonfinite && !options.propagate_nonfinite;
   QuantizedMatrix out(format, weight.rows, weight.cols);
-  const float amax = tensor_amax(weight, refuse, table, options.tensor_name, executor);
-  out.tensor = format.tensor_scale(amax);
+  if (info.tensor_scale) out.tensor = format.tensor_scale(tensor_amax(weight, table, executor));
 
   std::vector<float> nested(info.double_quantized ? out.rows * out.groups : 0);
   const std::uint8_t padding = encode_value(format.encode_table(), ScaleChoice{}, 0);
@@ -65,13 +73,16 @@ QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& e
     for (std::size_t row = out.rows * task / tasks; row < out.rows * (task + 1) / tasks; ++row) {
       encode_row(table, format, weight.row(row), out.cols, out.group, out.tensor, search,
                  {ranges, choices}, codes.data());
-      for (std::size_t g = 0; g < out.groups; ++g) {
-        const GroupScale& scale = choices[g].scale;
-        if (info.double_quantized) {
-          nested[row * out.groups + g] = scale.positive;
-        } else {
-          out.set_scale(row, g, scale);
+      if (refuse && std::any_of(ranges.begin(), ranges.end(),
+                                [](const GroupRange& range) { return std::isnan(range.max); })) {
+        refuse_nonfinite(weight, row, options.tensor_name);
+      }
+      if (info.double_quantized) {
+        for (std::size_t g = 0; g < out.groups; ++g) {
+          nested[row * out.groups + g] = choices[g].scale.positive;
         }
+      } else {
+        out.set_row_scales(row, choices);
       }
       // Padding stands for zero under any scale; with a zero point that is the zero point.
       for (std::size_t col = out.cols; col < out.padded_cols; ++col) {
@@ -79,10 +90,7 @@ QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& e
                          ? static_cast<std::uint8_t>(choices[out.groups - 1].scale.zero)
                          : padding;
       }
-      std::uint8_t* to = &out.codes[row * (out.padded_cols / 2)];
-      for (std::size_t i = 0; i < out.padded_cols / 2; ++i) {
-        to[i] = static_cast<std::uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
-      }
+      pack_nibbles(codes.data(), out.padded_cols / 2, &out.codes[row * (out.padded_cols / 2)]);
     }
   });
   if (info.double_quantized) {

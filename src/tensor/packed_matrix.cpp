@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/kernels.h"
 #include "nybble/error.h"
@@ -47,6 +48,18 @@ std::uint32_t restore_nibbles(std::uint32_t x) {
   x ^= t ^ (t << 4);
   t = (x ^ (x >> 8)) & 0x0000FF00U;
   return x ^ t ^ (t << 8);
+}
+
+/// Copies `count` items of 1, 2 or 4 bytes to places `stride` bytes apart.
+void scatter(const std::uint8_t* from, std::size_t count, std::size_t size, std::uint8_t* to,
+             std::size_t stride) {
+  const auto run = [&](auto constant) {
+    constexpr std::size_t kSize = decltype(constant)::value;
+    for (std::size_t i = 0; i < count; ++i) std::memcpy(to + i * stride, from + i * kSize, kSize);
+  };
+  if (size == 1) return run(std::integral_constant<std::size_t, 1>{});
+  if (size == 2) return run(std::integral_constant<std::size_t, 2>{});
+  run(std::integral_constant<std::size_t, 4>{});
 }
 
 /// The values of K per dot group: the largest of 256, 128, 64, 32, 16 that a scale's group and the
@@ -136,23 +149,31 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
     for (std::size_t row = panel * kPanelRows; row < row_end; ++row) {
       const std::size_t lane = row % kPanelRows;
       const std::uint8_t* from = &matrix.codes[row * row_bytes];
-      for (std::size_t i = 0; i < row_bytes; i += 4) {
-        std::uint32_t eight = 0;
-        std::memcpy(&eight, from + i, std::min<std::size_t>(4, row_bytes - i));
+      const auto put = [&](std::size_t dword, std::uint32_t eight) {
         eight = interleave_nibbles(eight);
-        std::memcpy(codes + (i / 4 * kPanelRows + lane) * 4, &eight, 4);
+        std::memcpy(codes + (dword * kPanelRows + lane) * 4, &eight, 4);
+      };
+      for (std::size_t i = 0; i < row_bytes / 4; ++i) {
+        std::uint32_t eight = 0;
+        std::memcpy(&eight, from + 4 * i, 4);
+        put(i, eight);
       }
-      for (std::size_t g = 0; g < matrix.groups; ++g) {
-        const std::size_t index = row * matrix.groups + g;
-        for (std::size_t side = 0; side < d.sides; ++side) {
-          std::uint8_t* to = scales + ((g * d.sides + side) * kPanelRows + lane) * d.scale_size;
-          if (info.double_quantized) {
-            store_scale(type, matrix.scale(row, g).positive, to);
-          } else {
-            std::memcpy(to, &matrix.scales[(index * d.sides + side) * d.scale_size], d.scale_size);
-          }
+      if (row_bytes % 4 != 0) {
+        std::uint32_t eight = 0;
+        std::memcpy(&eight, from + row_bytes / 4 * 4, row_bytes % 4);
+        put(row_bytes / 4, eight);
+      }
+      if (info.double_quantized) {
+        for (std::size_t g = 0; g < matrix.groups; ++g) {
+          store_scale(type, matrix.scale(row, g).positive, scales + (g * kPanelRows + lane) * 4);
         }
-        if (p.zero_stride != 0) zeros[g * kPanelRows + lane] = matrix.zero_points[index];
+      } else {
+        const std::uint8_t* stored = &matrix.scales[row * matrix.groups * d.sides * d.scale_size];
+        scatter(stored, matrix.groups * d.sides, d.scale_size, scales + lane * d.scale_size,
+                kPanelRows * d.scale_size);
+      }
+      for (std::size_t g = 0; p.zero_stride != 0 && g < matrix.groups; ++g) {
+        zeros[g * kPanelRows + lane] = matrix.zero_points[row * matrix.groups + g];
       }
     }
   });

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -85,7 +86,10 @@ void store_scale(ScaleType type, float scale, std::uint8_t* bytes) {
       std::memcpy(bytes, &half, 2);
       return;
     case ScaleType::e8m0:
-      *bytes = std::isnan(scale) ? std::uint8_t{255} : E8M0::from_exponent(std::ilogb(scale)).bits;
+      // A power of two is its exponent field; 2^-127, a denormal, has 0 there.
+      *bytes = std::isnan(scale)
+                   ? std::uint8_t{255}
+                   : static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(scale) >> 23);
       return;
     case ScaleType::e4m3:
       *bytes = E4M3::from_float(scale).bits;
@@ -155,6 +159,24 @@ void QuantizedMatrix::set_scale(std::size_t row, std::size_t group_index, const 
   store_scale(info.scale_type, scale.positive, &scales[index * bytes]);
   if (info.layout == ScaleLayout::zero_point) {
     zero_points[index] = static_cast<std::uint8_t>(scale.zero);
+  }
+}
+
+void QuantizedMatrix::set_row_scales(std::size_t row, std::span<const ScaleChoice> choices) {
+  const FormatInfo& info = format.info();
+  const bool split = info.layout == ScaleLayout::sign_split;
+  const std::size_t bytes = scale_bytes(info.scale_type);
+  std::uint8_t* to = &scales[row * groups * (split ? 2 : 1) * bytes];
+  for (std::size_t g = 0; g < groups; ++g) {
+    store_scale(info.scale_type, choices[g].scale.positive, to);
+    to += bytes;
+    if (split) {
+      store_scale(info.scale_type, choices[g].scale.negative, to);
+      to += bytes;
+    }
+    if (!zero_points.empty()) {
+      zero_points[row * groups + g] = static_cast<std::uint8_t>(choices[g].scale.zero);
+    }
   }
 }
 

@@ -144,7 +144,7 @@ inline std::uint8_t exponent_scale(ExponentRule rule, float amax, float peak) {
   const auto bits = std::bit_cast<std::uint32_t>(amax);
   if (!std::isfinite(amax)) return 255;
   if (amax == 0) return 0;
-  const int peak_exponent = std::ilogb(peak);
+  const int peak_exponent = static_cast<int>(std::bit_cast<std::uint32_t>(peak) >> 23) - 127;
   int byte = 0;
   switch (rule) {
     case ExponentRule::floor:

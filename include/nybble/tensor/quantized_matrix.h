@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "nybble/executor.h"
@@ -42,8 +43,10 @@ struct QuantizedMatrix {
     return col % 2 == 0 ? byte & 15 : byte >> 4;
   }
   [[nodiscard]] GroupScale scale(std::size_t row, std::size_t group_index) const;
-  /// Stores a scale that is exact in the format's scale type.
+  /// Stores a scale that is exact in the format's scale type (not for double quantization).
   void set_scale(std::size_t row, std::size_t group_index, const GroupScale& scale);
+  /// set_scale for all groups of a row.
+  void set_row_scales(std::size_t row, std::span<const ScaleChoice> choices);
   /// The value an engine computes with, bit for bit what the format's reference decodes to.
   [[nodiscard]] float value(std::size_t row, std::size_t col) const {
     return format.decode(code(row, col), scale(row, col / group), tensor);

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "nybble/tensor/quantized_matrix.h"
+
+namespace nybble::cli {
+
+/// What a cast cost, accumulated in f64. NaN wherever a value that counts is NaN.
+struct CastStatistics {
+  double mse = 0;
+  double relative_mse = 0;  ///< sum of squared errors / sum of squares; 0 for 0 / 0
+  double sqnr_db = 0;       ///< -10 log10(relative_mse); Inf for no error
+  double max_error = 0;
+  double cosine = 0;        ///< NaN where x or what it became is all zero
+  std::size_t clipped = 0;  ///< beyond the largest value of their group and sign
+  std::size_t zeroed = 0;   ///< not 0, but became 0
+};
+
+/// Compares `x`, in the order of the rows of `matrix`, with what it decoded to.
+CastStatistics cast_statistics(const QuantizedMatrix& matrix, std::span<const float> x,
+                               std::span<const float> decoded);
+
+}  // namespace nybble::cli

@@ -1,0 +1,66 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "commands.h"
+#include "nybble/error.h"
+#include "nybble/version.h"
+#include "output.h"
+
+namespace {
+
+constexpr int kInternalError = 1;
+constexpr int kUsageError = 2;
+constexpr int kInputError = 3;
+
+int report(const std::string& message, int exit_code) {
+  fmt::print(stderr, "nybble: {}\n", nybble::cli::one_line(message));
+  return exit_code;
+}
+
+int exit_code(nybble::ErrorCode code) {
+  using nybble::ErrorCode;
+  const bool usage = code == ErrorCode::bad_option || code == ErrorCode::unsupported;
+  return usage ? kUsageError : kInputError;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("4-bit formats and the CPU kernels that compute with them", "nybble");
+  app.set_version_flag("--version", fmt::format("nybble {}.{}.{}", NYBBLE_VERSION_MAJOR,
+                                                NYBBLE_VERSION_MINOR, NYBBLE_VERSION_PATCH));
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 1 internal error, 2 bad usage, 3 bad input.");
+  nybble::cli::add_cast_command(app);
+  nybble::cli::add_formats_command(app);
+  nybble::cli::add_cpu_command(app);
+  nybble::cli::add_kernels_command(app);
+  nybble::cli::add_bench_command(app);
+  nybble::cli::add_limits_command(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help_or_version) {
+    app.exit(help_or_version);
+  }
+  if (std::fflush(stdout) != 0) return report("standard output: cannot write", kInternalError);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return report(error.what(), kUsageError);
+  } catch (const nybble::Error& error) {
+    return report(error.what(), exit_code(error.code()));
+  } catch (const std::bad_alloc&) {
+    return report("out of memory", kInternalError);
+  } catch (const std::exception& error) {
+    return report(error.what(), kInternalError);
+  }
+}

@@ -1,0 +1,41 @@
+#include "output.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace nybble::cli {
+
+void print_json(const Json& json) {
+  fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void add_json_option(CLI::App& command, bool& json) {
+  command.add_flag("--json", json, "Print JSON");
+}
+
+void add_threads_option(CLI::App& command, std::size_t& threads) {
+  constexpr std::size_t kMostThreads = 1024;
+  command.add_option("--threads", threads, "Threads (default: OpenMP's)")
+      ->check(CLI::Range(std::size_t{0}, kMostThreads));
+}
+
+const char* layout_name(ScaleLayout layout) {
+  switch (layout) {
+    case ScaleLayout::symmetric:
+      return "symmetric";
+    case ScaleLayout::zero_point:
+      return "zero_point";
+    case ScaleLayout::sign_split:
+      return "sign_split";
+  }
+  return "?";
+}
+
+std::string one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  return text;
+}
+
+}  // namespace nybble::cli

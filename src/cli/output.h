@@ -1,0 +1,30 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "nybble/format/format.h"
+
+/// What the commands share: options of the same name mean the same, and so do printed words.
+namespace nybble::cli {
+
+/// Objects keep the order in which keys were added. NaN and Inf are printed as null.
+using Json = nlohmann::ordered_json;
+
+/// Prints one JSON value on a line of its own.
+void print_json(const Json& json);
+
+/// `--json`.
+void add_json_option(CLI::App& command, bool& json);
+/// `--threads`, 0 = OpenMP's default.
+void add_threads_option(CLI::App& command, std::size_t& threads);
+
+/// "symmetric", "zero_point" or "sign_split".
+const char* layout_name(ScaleLayout layout);
+
+/// One line, whatever text from files and paths is in it.
+std::string one_line(std::string text);
+
+}  // namespace nybble::cli
