@@ -98,14 +98,15 @@ struct FloatStep {
         // k = 0..3 from the low nibbles of bytes 0..3, k = 4..7 from the high ones.
         const F k[8] = {value(x),         value(shr<8>(x)),  value(shr<16>(x)), value(shr<24>(x)),
                         value(shr<4>(x)), value(shr<12>(x)), value(shr<20>(x)), value(shr<28>(x))};
-        for (std::size_t i = 0; i < 8; i += kPair) {
-          if constexpr (kPair == 1) {
-            store(out, Numbers::weight(k[i]));
-          } else {
-            store(out, as_float(Numbers::pair(k[i], k[i + 1])));
-          }
-          out += 16;
+        if constexpr (kPair == 1) {
+          for (std::size_t i = 0; i < 8; ++i) store(out + 16 * i, Numbers::weight(k[i]));
+        } else {
+          store(out, as_float(Numbers::pair(k[0], k[2])));
+          store(out + 16, as_float(Numbers::pair(k[1], k[3])));
+          store(out + 32, as_float(Numbers::pair(k[4], k[6])));
+          store(out + 48, as_float(Numbers::pair(k[5], k[7])));
         }
+        out += 16 * 8 / kPair;
       }
     }
   }

@@ -1,5 +1,5 @@
-// Every slot that the bodies fill. Included after a target's region ends: registering runs on any CPU,
-// so no wide instruction may be in it.
+// Every slot that the bodies fill. Included after a target's region ends: registering runs on any
+// CPU, so no wide instruction may be in it.
 
 inline void gemm_a16(const GemmArgs& args) noexcept { gemm_bf16<Bf16AsF32Numbers>(args); }
 

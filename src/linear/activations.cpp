@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include "nybble/numeric/bfloat16.h"
 #include "src/quantize/encode_row.h"
@@ -155,6 +156,7 @@ void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, 
     if (kind_ == ActivationKind::bf16 || kind_ == ActivationKind::format_bf16) {
       table_->round_bf16({values.data(), padded_, halves.data()});
       if (table_->a16_pair == 2) {
+        for (std::size_t i = 0; i < padded_; i += 4) std::swap(halves[i + 1], halves[i + 2]);
         dwords = reinterpret_cast<const std::byte*>(halves.data());
       } else {
         for (std::size_t i = 0; i < padded_; ++i) values[i] = BFloat16{halves[i]}.to_float();

@@ -12,8 +12,8 @@ namespace nybble {
 inline constexpr char kNvfp4Name[] = "nvfp4";
 
 /// NVFP4's two levels: an E4M3 scale per block of 16 and one f32 multiplier per tensor, absmax /
-/// (6 * 448), which makes the largest block scale 448. Arithmetic in the order of NVIDIA's ModelOpt:
-/// an all-zero block stores 1.0; values are divided by f32(block scale * tensor scale).
+/// (6 * 448), which makes the largest block scale 448. Arithmetic in the order of NVIDIA's
+/// ModelOpt: an all-zero block stores 1.0; values are divided by f32(block scale * tensor scale).
 struct Nvfp4Scale : PlainRule {
   [[nodiscard]] static ScaleLayout layout() { return ScaleLayout::symmetric; }
   [[nodiscard]] static ScaleType scale_type() { return ScaleType::e4m3; }
@@ -51,6 +51,8 @@ struct FourOverSixScale : PlainRule {
   [[nodiscard]] static ScaleType scale_type() { return ScaleType::e4m3; }
   [[nodiscard]] static bool reciprocal() { return true; }
   [[nodiscard]] static TensorScale tensor_scale(float amax, float peak) {
+    // Where the reference's 1536 / absmax overflows, as if the maximum were larger.
+    if (amax > 0 && !std::isfinite(peak * kBlockRange / amax)) amax = 0x1.8p-117F;
     return {Nvfp4Scale::positive_scale(amax, amax / (peak * kBlockRange)), amax};
   }
   [[nodiscard]] static ScaleChoice choose(GroupRange range, TensorScale tensor, float peak) {

@@ -17,8 +17,8 @@
 
 namespace nybble {
 
-/// A scale rule: from a group's range to its scale. `peak` is the codebook's largest |level|. A rule
-/// may be asked for neighbours of its own choice (candidate), which is how searches work.
+/// A scale rule: from a group's range to its scale. `peak` is the codebook's largest |level|. A
+/// rule may be asked for neighbours of its own choice (candidate), which is how searches work.
 template <class R>
 concept ScaleRule = requires(const R& rule, GroupRange range, TensorScale tensor, float peak) {
   { rule.layout() } -> std::same_as<ScaleLayout>;
@@ -30,10 +30,10 @@ concept ScaleRule = requires(const R& rule, GroupRange range, TensorScale tensor
   { rule.candidate(range, tensor, peak, int{}) } -> std::same_as<ScaleChoice>;
 };
 
-/// max(|max|, |min|); NaN if the group is.
+/// max(|max|, |min|), never -0; NaN if the group is.
 inline float absmax(GroupRange range) {
   if (std::isnan(range.max)) return range.max;
-  return std::max(range.max, -range.min);
+  return std::fabs(std::max(range.max, -range.min));
 }
 
 /// A positive float rounded to a stored type. Overflow saturates at the largest finite number, so
@@ -45,7 +45,8 @@ inline float round_scale(ScaleType type, float scale, TieRule ties = TieRule::ev
     case ScaleType::f16:
       return Float16::from_float(std::isnan(scale) ? scale : std::min(scale, 65504.0F)).to_float();
     case ScaleType::bf16:
-      return BFloat16::from_float(std::isnan(scale) ? scale : std::min(scale, 0x1.FEp127F)).to_float();
+      return BFloat16::from_float(std::isnan(scale) ? scale : std::min(scale, 0x1.FEp127F))
+          .to_float();
     case ScaleType::e8m0:
       return E8M0::from_float(scale).to_float();
     case ScaleType::e4m3:
@@ -58,8 +59,8 @@ inline float round_scale(ScaleType type, float scale, TieRule ties = TieRule::ev
   return scale;
 }
 
-/// The next representable positive scale `steps` codes above (or below) one that is exact in `type`.
-/// f32 steps by 1/32 octave, which is as fine as a search needs.
+/// The next representable positive scale `steps` codes above (or below) one that is exact in
+/// `type`. f32 steps by 1/32 octave, which is as fine as a search needs.
 inline float neighbour_scale(ScaleType type, float scale, int steps) {
   if (!(scale > 0)) return scale;
   const auto step_code = [&](int code, int lowest, int highest) {
@@ -72,7 +73,8 @@ inline float neighbour_scale(ScaleType type, float scale, int steps) {
       return E4M3{static_cast<std::uint8_t>(step_code(E4M3::from_float(scale).bits, 1, 0x7E))}
           .to_float();
     case ScaleType::e4m3x480:
-      return E4M3x480{static_cast<std::uint8_t>(step_code(E4M3x480::from_float(scale).bits, 1, 0x7F))}
+      return E4M3x480{
+          static_cast<std::uint8_t>(step_code(E4M3x480::from_float(scale).bits, 1, 0x7F))}
           .to_float();
     case ScaleType::e5m2:
       return E5M2{static_cast<std::uint8_t>(step_code(E5M2::from_float(scale).bits, 1, 0x7B))}
@@ -118,8 +120,8 @@ struct ZeroPointScale : PlainRule {
   [[nodiscard]] ScaleChoice choose(GroupRange range, TensorScale /*tensor*/, float /*peak*/) const {
     const float low = std::min(range.min, 0.0F);
     const float high = std::isnan(range.max) ? range.max : std::max(range.max, 0.0F);
-    // Divided before subtracting: max - min of a full-range f32 group would overflow.
-    ScaleChoice out = symmetric_choice(round_scale(type, high / 15 - low / 15));
+    // Divided before subtracting: max - min of a full-range f32 group would overflow. Never -0.
+    ScaleChoice out = symmetric_choice(round_scale(type, std::fabs(high / 15 - low / 15)));
     if (out.scale.positive > 0) {
       out.scale.zero = std::clamp(std::nearbyint(-low / out.scale.positive), 0.0F, 15.0F);
     }
@@ -171,7 +173,8 @@ inline std::uint8_t exponent_scale(ExponentRule rule, float amax, float peak) {
   return static_cast<std::uint8_t>(std::clamp(byte, 0, 254));
 }
 
-/// Power-of-two scales, one byte a group (MX). `search`: the exponent or a neighbour of it, by error.
+/// Power-of-two scales, one byte a group (MX). `search`: the exponent or a neighbour of it, by
+/// error.
 struct PowerOfTwoScale : PlainRule {
   ExponentRule rule = ExponentRule::floor;
   bool search = false;

@@ -29,12 +29,12 @@ const char* path_name(Path path);
 struct LinearOptions {
   Path path = Path::a8;
   /// Only for a4: what activations are quantized to. Default: the weight's own format.
-  std::optional<AnyFormat> activations;
+  std::optional<AnyFormat> activations = std::nullopt;
   /// Only for a8: one activation scale for the whole row instead of one per group of K.
   bool scale_per_row = false;
   /// A kernel target by name ("scalar", "avx2", ...). Empty: NYBBLE_TARGET, else the best this CPU
   /// has.
-  std::string target;
+  std::string target = {};
 };
 
 /// Scratch memory of QuantizedLinear::run: grown on demand, reused between calls, one per thread
