@@ -89,7 +89,8 @@ std::size_t SpecOptions::group(const std::string& key, std::initializer_list<std
 }
 
 void SpecOptions::finish() const {
-  for (const auto& [key, value] : given_) {
+  for (const auto& option : given_) {
+    const std::string& key = option.first;
     const bool known =
         std::any_of(known_.begin(), known_.end(), [&](const Known& k) { return k.key == key; });
     if (known) continue;

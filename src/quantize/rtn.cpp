@@ -59,7 +59,9 @@ QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& e
   check_view(weight, options.tensor_name);
   const kernels::KernelTable& table = *kernels::select().table;
   const FormatInfo& info = format.info();
-  const bool refuse = !info.propagates_nonfinite && !options.propagate_nonfinite;
+  // MX-QLLM's E4M3 has no NaN to propagate, and double quantization would spread one everywhere.
+  const bool can_propagate = info.scale_type != ScaleType::e4m3x480 && !info.double_quantized;
+  const bool refuse = !info.propagates_nonfinite && !(options.propagate_nonfinite && can_propagate);
   QuantizedMatrix out(format, weight.rows, weight.cols);
   if (info.tensor_scale) out.tensor = format.tensor_scale(tensor_amax(weight, table, executor));
 

@@ -187,10 +187,11 @@ double QuantizedMatrix::bits_per_element() const {
   if (info.layout == ScaleLayout::sign_split) scale_bits *= 2;
   if (info.layout == ScaleLayout::zero_point) scale_bits += 4;
   if (info.double_quantized) scale_bits += 32.0 / static_cast<double>(kNestedBlock);
-  return 4 + scale_bits / static_cast<double>(info.group == 0 ? cols : group);
+  return 4 + scale_bits * static_cast<double>(groups) / static_cast<double>(cols);
 }
 
 void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor) {
+  check_view(out, "dequantize: output");
   if (out.rows != matrix.rows || out.cols != matrix.cols) {
     throw Error(ErrorCode::bad_shape, fmt::format("dequantize: output is {} x {}, expected {} x {}",
                                                   out.rows, out.cols, matrix.rows, matrix.cols));

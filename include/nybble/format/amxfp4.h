@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "nybble/format/block_format.h"
 #include "nybble/format/fp4.h"
@@ -11,8 +12,9 @@ namespace nybble {
 
 inline constexpr char kAmxfp4Name[] = "amxfp4";
 
-/// AMXFP4's scales (arXiv 2411.09909): a group has one scale for its positive elements, max / 6, and
-/// one for its negative ones, -min / 6, each in FP8 E5M2 with ties away from zero, or in another type.
+/// AMXFP4's scales (arXiv 2411.09909): a group has one scale for its positive elements, max / 6,
+/// and one for its negative ones, -min / 6, each in FP8 E5M2 with ties away from zero, or in
+/// another type.
 ///
 /// As the reference (MX-QLLM) stores them: the positive scale is 0 when nothing is positive; the
 /// negative one, which zeros use too, is 1 when nothing is negative and 0 when everything is
@@ -22,20 +24,22 @@ inline constexpr char kAmxfp4Name[] = "amxfp4";
 struct SignSplitScale : PlainRule {
   ScaleType type = ScaleType::e5m2;
   ExponentRule rule = ExponentRule::floor;  ///< only for e8m0: floor = PoT, even = PoT-R
-  bool search = false;        ///< neighbouring scale codes, by squared error, each sign alone
+  bool search = false;  ///< neighbouring scale codes, by squared error, each sign alone
   bool tensor_range = false;
 
   [[nodiscard]] static ScaleLayout layout() { return ScaleLayout::sign_split; }
   [[nodiscard]] ScaleType scale_type() const { return type; }
   [[nodiscard]] TensorScale tensor_scale(float amax, float peak) const {
     if (!tensor_range || amax == 0) return {};
-    const int exponent = std::clamp(std::ilogb(amax / peak) - 13, -126, 127);
+    // At least the smallest normal number: the quotient may underflow, and 0 has no exponent.
+    const float full = std::max(amax / peak, std::numeric_limits<float>::min());
+    const int exponent = std::clamp(std::ilogb(full) - 13, -126, 127);
     return {std::ldexp(1.0F, exponent), amax};
   }
   [[nodiscard]] ScaleChoice choose(GroupRange range, TensorScale tensor, float peak) const {
     return candidate(range, tensor, peak, 0);
   }
-  [[nodiscard]] int candidate_count() const { return search ? kSteps.size() : 1; }
+  [[nodiscard]] int candidate_count() const { return search ? static_cast<int>(kSteps.size()) : 1; }
   /// Candidates vary both signs' scales at once; the search keeps the better of each.
   [[nodiscard]] ScaleChoice candidate(GroupRange range, TensorScale tensor, float peak,
                                       int index) const {
@@ -73,8 +77,8 @@ struct SignSplitScale : PlainRule {
   }
 };
 
-/// AMXFP4: E2M1 elements with ties away from zero, group 32; 4.5 bits with 8-bit scales. Products of
-/// an element and an E5M2 or E4M3 scale have at most 6 significant bits: exact in bf16.
+/// AMXFP4: E2M1 elements with ties away from zero, group 32; 4.5 bits with 8-bit scales. Products
+/// of an element and an E5M2 or E4M3 scale have at most 6 significant bits: exact in bf16.
 using Amxfp4 = BlockFormat<E2M1Levels<kAmxfp4Name>, SignSplitScale>;
 
 }  // namespace nybble

@@ -15,7 +15,8 @@ namespace nybble {
 ///
 ///   struct Apot { static constexpr const char* kName = "apot";
 ///                 static constexpr std::array<float, 16> kLevels = {...}; };
-///   BlockFormat<Apot, AbsmaxScale> format("apot", 32, LevelTies::even, AbsmaxScale(ScaleType::f16));
+///   BlockFormat<Apot, AbsmaxScale> format("apot", 32, LevelTies::even,
+///   AbsmaxScale(ScaleType::f16));
 ///
 /// is a complete format: see examples/custom_format.cpp.
 template <Codebook C, ScaleRule R>
@@ -23,7 +24,8 @@ class BlockFormat {
  public:
   /// `spec` is the format string that makes this format again; `group` values of K share a scale
   /// (0 = the whole row).
-  BlockFormat(std::string spec, std::size_t group, LevelTies ties, R rule) : rule_(std::move(rule)) {
+  BlockFormat(std::string spec, std::size_t group, LevelTies ties, R rule)
+      : rule_(std::move(rule)) {
     info_.name = std::string(C::kName);
     info_.spec = std::move(spec);
     info_.levels = C::kLevels;
@@ -57,8 +59,7 @@ class BlockFormat {
       return rule_.decode(level, scale, tensor);
     } else {
       const bool negative = code_is_negative(code);
-      return (level - scale.zero) *
-             ((negative ? scale.negative : scale.positive) * tensor.scale);
+      return (level - scale.zero) * ((negative ? scale.negative : scale.positive) * tensor.scale);
     }
   }
 

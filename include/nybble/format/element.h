@@ -57,8 +57,8 @@ constexpr LevelTies level_ties(TieRule rule) {
   }
 }
 
-/// Thresholds at the f32 midpoints of neighbouring levels. NaN compares false everywhere and so gets
-/// the lowest level: callers give NaN groups a NaN scale.
+/// Thresholds at the f32 midpoints of neighbouring levels. NaN compares false everywhere and so
+/// gets the lowest level: callers give NaN groups a NaN scale.
 constexpr EncodeTable make_encode_table(const std::array<float, 16>& levels, LevelTies ties,
                                         ScaleLayout layout, bool reciprocal) {
   EncodeTable table;

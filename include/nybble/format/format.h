@@ -61,10 +61,10 @@ struct ScaleChoice {
 /// code[count of thresholds t with z > t]. A tie that belongs to the upper neighbour has its
 /// threshold one f32 lower, so `>` alone decides.
 struct EncodeTable {
-  std::array<float, 15> threshold{};   ///< ascending
+  std::array<float, 15> threshold{};    ///< ascending
   std::array<std::uint8_t, 16> code{};  ///< by rank of the level
-  std::array<float, 16> level{};       ///< by code
-  bool reciprocal = false;  ///< z = x * encode_scale instead of x / encode_scale
+  std::array<float, 16> level{};        ///< by code
+  bool reciprocal = false;              ///< z = x * encode_scale instead of x / encode_scale
   /// The zero-point layout needs no table: code = clamp(round_to_even(x / scale) + zero, 0, 15).
   ScaleLayout layout = ScaleLayout::symmetric;
 };
@@ -76,16 +76,16 @@ struct FormatInfo {
   std::array<float, 16> levels{};
   ScaleLayout layout = ScaleLayout::symmetric;
   ScaleType scale_type = ScaleType::f32;
-  std::size_t group = 32;      ///< values of K that share a scale; 0 = the whole row
-  bool tensor_scale = false;   ///< two-level
-  bool double_quantized = false;  ///< scales are 8-bit codes themselves (bitsandbytes' nested)
+  std::size_t group = 32;             ///< values of K that share a scale; 0 = the whole row
+  bool tensor_scale = false;          ///< two-level
+  bool double_quantized = false;      ///< scales are 8-bit codes themselves (bitsandbytes' nested)
   bool propagates_nonfinite = false;  ///< an Inf or NaN makes its group NaN; else it is refused
-  bool flattened_blocks = false;  ///< its reference runs blocks across row ends (bitsandbytes)
+  bool flattened_blocks = false;      ///< its reference runs blocks across row ends (bitsandbytes)
 };
 
 /// What every format offers, as a compile-time contract. BlockFormat (block_format.h) makes one
-/// from a codebook and a scale rule; AnyFormat holds any of them at run time and is one itself, so a
-/// quantizer written against this concept runs on both.
+/// from a codebook and a scale rule; AnyFormat holds any of them at run time and is one itself, so
+/// a quantizer written against this concept runs on both.
 template <class F>
 concept Format = requires(const F& format, GroupRange range, TensorScale tensor, ScaleChoice choice,
                           float value, std::uint8_t code) {
@@ -103,8 +103,8 @@ class AnyFormat {
  public:
   /// Wraps any Format.
   template <Format F>
-    requires(!std::same_as<F, AnyFormat>)
-  AnyFormat(F format)  // implicit: a concrete format goes wherever any format does
+  requires(!std::same_as<F, AnyFormat>)
+      AnyFormat(F format)  // implicit: a concrete format goes wherever any format does
       : model_(std::make_shared<Model<F>>(std::move(format))) {}
 
   [[nodiscard]] const FormatInfo& info() const { return model_->info(); }

@@ -6,9 +6,10 @@
 
 namespace nybble {
 
-/// INT4, symmetric: codes 0..15 stand for the integers -8..7 (code - 8), groups of K share one float
-/// scale, absmax / 7, so that both ends of the range are representable; -8 is reached only through
-/// clip search and calibrated quantizers. The zero is exact. 4 + 16/group bits with f16 scales.
+/// INT4, symmetric: codes 0..15 stand for the integers -8..7 (code - 8), groups of K share one
+/// float scale, absmax / 7, so that both ends of the range are representable; -8 is reached only
+/// through clip search and calibrated quantizers. The zero is exact. 4 + 16/group bits with f16
+/// scales.
 struct Int4Levels {
   static constexpr const char* kName = "int4";
   static constexpr std::array<float, 16> kLevels = {-8, -7, -6, -5, -4, -3, -2, -1,

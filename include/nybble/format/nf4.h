@@ -15,27 +15,26 @@ namespace nybble {
 /// exact. Table as published in bitsandbytes; blocks of 64 share one f32 scale, the absmax.
 struct Nf4Levels {
   static constexpr const char* kName = "nf4";
-  static constexpr std::array<float, 16> kLevels = {
-      -1.0F,
-      -0.6961928009986877F,
-      -0.5250730514526367F,
-      -0.39491748809814453F,
-      -0.28444138169288635F,
-      -0.18477343022823334F,
-      -0.09105003625154495F,
-      0.0F,
-      0.07958029955625534F,
-      0.16093020141124725F,
-      0.24611230194568634F,
-      0.33791524171829224F,
-      0.44070982933044434F,
-      0.5626170039176941F,
-      0.7229568362236023F,
-      1.0F};
+  static constexpr std::array<float, 16> kLevels = {-1.0F,
+                                                    -0.6961928009986877F,
+                                                    -0.5250730514526367F,
+                                                    -0.39491748809814453F,
+                                                    -0.28444138169288635F,
+                                                    -0.18477343022823334F,
+                                                    -0.09105003625154495F,
+                                                    0.0F,
+                                                    0.07958029955625534F,
+                                                    0.16093020141124725F,
+                                                    0.24611230194568634F,
+                                                    0.33791524171829224F,
+                                                    0.44070982933044434F,
+                                                    0.5626170039176941F,
+                                                    0.7229568362236023F,
+                                                    1.0F};
 };
 
-/// bitsandbytes' scale: the absmax itself; values are multiplied by its f32 reciprocal and a tie goes
-/// to the lower level (default backend: bucketize at the f32 midpoints).
+/// bitsandbytes' scale: the absmax itself; values are multiplied by its f32 reciprocal and a tie
+/// goes to the lower level (default backend: bucketize at the f32 midpoints).
 struct BnbScale : PlainRule {
   /// The smallest absmax it divides by; all-zero blocks keep a scale of 0.
   static constexpr float kSmallestAbsmax = 1e-38F;
@@ -59,8 +58,8 @@ struct BnbScale : PlainRule {
 using Nf4 = BlockFormat<Nf4Levels, BnbScale>;
 using BnbFp4 = BlockFormat<BnbFp4Levels, BnbScale>;
 
-/// Double quantization of scales (QLoRA; bitsandbytes' compress_statistics): scales minus their mean
-/// become 8-bit codes of a fixed "dynamic" table, with an f32 absmax for each 256 of them.
+/// Double quantization of scales (QLoRA; bitsandbytes' compress_statistics): scales minus their
+/// mean become 8-bit codes of a fixed "dynamic" table, with an f32 absmax for each 256 of them.
 inline constexpr std::size_t kNestedBlock = 256;
 
 /// bitsandbytes' signed dynamic map: 7 decades, 2^i linearly spaced values in decade i, both signs,

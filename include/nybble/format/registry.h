@@ -12,8 +12,8 @@
 
 namespace nybble {
 
-/// The options of a format string, `key=value` pairs after the colon. A factory takes each option it
-/// knows; what is left over is an error that lists what would have been allowed.
+/// The options of a format string, `key=value` pairs after the colon. A factory takes each option
+/// it knows; what is left over is an error that lists what would have been allowed.
 class SpecOptions {
  public:
   /// Splits `name[:key=value[,key=value]...]`. Throws bad_option on bad grammar or repeated keys.

@@ -12,7 +12,8 @@ namespace nybble {
 struct QuantizeOptions {
   std::string tensor_name = "matrix";  ///< named in errors
   /// Weights with Inf or NaN are refused (bad_value) unless the format defines what they become.
-  /// true: every format turns such a group into NaN, as quantizing activations does.
+  /// true: such a group becomes NaN, as quantizing activations makes it, in every format whose
+  /// stored scales can say so (not amxfp4:scale=e4m3, not double quantization: those still refuse).
   bool propagate_nonfinite = false;
 };
 

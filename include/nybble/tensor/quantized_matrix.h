@@ -51,7 +51,8 @@ struct QuantizedMatrix {
   [[nodiscard]] float value(std::size_t row, std::size_t col) const {
     return format.decode(code(row, col), scale(row, col / group), tensor);
   }
-  /// Bits stored per element of the source, group padding and tensor scale not counted.
+  /// 4 and the scale bits stored per element of the source; padding codes and the tensor scale are
+  /// not counted.
   [[nodiscard]] double bits_per_element() const;
 };
 
