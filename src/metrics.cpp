@@ -1,11 +1,11 @@
-#include "cast_statistics.h"
+#include "nybble/metrics.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-namespace nybble::cli {
+namespace nybble {
 
 namespace {
 
@@ -43,9 +43,9 @@ std::size_t count_clipped(const QuantizedMatrix& matrix, std::span<const float> 
 
 }  // namespace
 
-CastStatistics cast_statistics(const QuantizedMatrix& matrix, std::span<const float> x,
-                               std::span<const float> decoded) {
-  CastStatistics out;
+QuantizationMetrics quantization_metrics(const QuantizedMatrix& matrix, std::span<const float> x,
+                                         std::span<const float> decoded) {
+  QuantizationMetrics out;
   double squared_error = 0;
   double squared_x = 0;
   double squared_decoded = 0;
@@ -64,9 +64,9 @@ CastStatistics cast_statistics(const QuantizedMatrix& matrix, std::span<const fl
   out.mse = squared_error / static_cast<double>(x.size());
   out.relative_mse = squared_error == 0 ? 0 : squared_error / squared_x;
   out.sqnr_db = -10 * std::log10(out.relative_mse);
-  out.cosine = product / (std::sqrt(squared_x) * std::sqrt(squared_decoded));
+  out.cosine = product / std::sqrt(squared_x * squared_decoded);
   out.clipped = count_clipped(matrix, x);
   return out;
 }
 
-}  // namespace nybble::cli
+}  // namespace nybble

@@ -5,10 +5,10 @@
 
 #include "nybble/tensor/quantized_matrix.h"
 
-namespace nybble::cli {
+namespace nybble {
 
-/// What a cast cost, accumulated in f64. NaN wherever a value that counts is NaN.
-struct CastStatistics {
+/// What quantizing cost, accumulated in f64. NaN wherever a value that counts is NaN.
+struct QuantizationMetrics {
   double mse = 0;
   double relative_mse = 0;  ///< sum of squared errors / sum of squares; 0 for 0 / 0
   double sqnr_db = 0;       ///< -10 log10(relative_mse); Inf for no error
@@ -19,7 +19,7 @@ struct CastStatistics {
 };
 
 /// Compares `x`, in the order of the rows of `matrix`, with what it decoded to.
-CastStatistics cast_statistics(const QuantizedMatrix& matrix, std::span<const float> x,
-                               std::span<const float> decoded);
+QuantizationMetrics quantization_metrics(const QuantizedMatrix& matrix, std::span<const float> x,
+                                         std::span<const float> decoded);
 
-}  // namespace nybble::cli
+}  // namespace nybble

@@ -8,6 +8,7 @@
 #include "nybble/kernels.h"
 #include "nybble/linear/linear.h"
 #include "nybble/matrix.h"
+#include "nybble/metrics.h"
 #include "nybble/quantize/clip_search.h"
 #include "nybble/quantize/rtn.h"
 #include "nybble/tensor/packed_matrix.h"

@@ -11,13 +11,13 @@
 #include <vector>
 
 #include "cast_arrays.h"
-#include "cast_statistics.h"
 #include "commands.h"
 #include "nybble/error.h"
 #include "nybble/executor.h"
 #include "nybble/format/registry.h"
 #include "nybble/io/atomic_file.h"
 #include "nybble/io/npy.h"
+#include "nybble/metrics.h"
 #include "nybble/quantize/rtn.h"
 #include "output.h"
 
@@ -111,7 +111,8 @@ void write_arrays(const Options& options, const QuantizedMatrix& matrix, const S
   if (!options.zeros.empty()) write_npy(options.zeros, scales, matrix.zero_points);
 }
 
-void print_result(const QuantizedMatrix& matrix, const CastStatistics& statistics, bool as_json) {
+void print_result(const QuantizedMatrix& matrix, const QuantizationMetrics& statistics,
+                  bool as_json) {
   const FormatInfo& info = matrix.format.info();
   Json out = {{"format", info.spec},           {"bits_per_element", matrix.bits_per_element()},
               {"mse", statistics.mse},         {"relative_mse", statistics.relative_mse},
@@ -148,7 +149,7 @@ void run_cast(const Options& options) {
       quantize_rtn({input.values.data(), count / cols, cols}, format, *executor, quantize_options);
   std::vector<float> decoded(count);
   dequantize(matrix, {decoded.data(), matrix.rows, matrix.cols}, *executor);
-  const CastStatistics statistics = cast_statistics(matrix, input.values, decoded);
+  const QuantizationMetrics statistics = quantization_metrics(matrix, input.values, decoded);
   write_arrays(options, matrix, input.shape, decoded);
   print_result(matrix, statistics, options.json);
 }

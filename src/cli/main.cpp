@@ -32,7 +32,7 @@ int run(int argc, char** argv) {
   CLI::App app("4-bit formats and the CPU kernels that compute with them", "nybble");
   app.set_version_flag("--version", fmt::format("nybble {}.{}.{}", NYBBLE_VERSION_MAJOR,
                                                 NYBBLE_VERSION_MINOR, NYBBLE_VERSION_PATCH));
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
   app.footer("Exit codes: 0 done, 1 internal error, 2 bad usage, 3 bad input.");
   nybble::cli::add_cast_command(app);
   nybble::cli::add_formats_command(app);
@@ -42,6 +42,10 @@ int run(int argc, char** argv) {
   nybble::cli::add_limits_command(app);
   try {
     app.parse(argc, argv);
+    // Not require_subcommand(1): for a misspelled command that only says that one is required.
+    if (app.get_subcommands().empty()) {
+      throw CLI::RequiredError("A command (see `nybble --help`)");
+    }
   } catch (const CLI::Success& help_or_version) {
     app.exit(help_or_version);
   }

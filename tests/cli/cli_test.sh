@@ -1,0 +1,192 @@
+#!/bin/sh
+# usage: cli_test.sh NYBBLE_BINARY
+# The nybble program from outside: exit codes, messages, JSON keys, and casts whose results are
+# known by hand, on arrays made with printf.
+set -u
+nybble=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+unset NYBBLE_TARGET
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failures=0
+
+fail() {
+  echo "FAIL: $*"
+  failures=$((failures + 1))
+}
+
+# npy PATH DESCR SHAPE DATA: what numpy.save would write; DATA is for printf.
+npy() {
+  {
+    printf '\223NUMPY\001\000\166\000%-117s\n' \
+      "{'descr': '$2', 'fortran_order': False, 'shape': $3, }"
+    printf "$4"
+  } >"$1"
+}
+# data PATH BYTES: the last BYTES of a file, in decimal, separated by single spaces.
+data() {
+  tail -c "$2" "$1" | od -An -v -tu1 | tr -s ' \n' '  ' | sed 's/^ //; s/ $//'
+}
+
+# expect_exit CODE PATTERN ARGUMENTS...: that exit code, nothing on stdout, and one line on stderr
+# that starts with "nybble: " and matches PATTERN.
+expect_exit() {
+  code=$1
+  pattern=$2
+  shift 2
+  "$nybble" "$@" >"$scratch/out" 2>"$scratch/err"
+  got=$?
+  if [ "$got" -ne "$code" ]; then
+    fail "exit code $got, expected $code: $*"
+  elif [ "$(wc -l <"$scratch/err")" -ne 1 ] || ! grep -q "^nybble: .*$pattern" "$scratch/err"; then
+    fail "stderr, expected one line with '$pattern': $*"
+    cat "$scratch/err"
+  elif [ -s "$scratch/out" ]; then
+    fail "output on stdout in spite of an error: $*"
+  else
+    echo "ok: $(cat "$scratch/err")"
+  fi
+}
+
+# expect_output PATTERN... -- ARGUMENTS...: success, one line on stdout, each PATTERN in it.
+expect_output() {
+  patterns=$scratch/patterns
+  failures_before=$failures
+  : >"$patterns"
+  while [ "$1" != -- ]; do
+    printf '%s\n' "$1" >>"$patterns"
+    shift
+  done
+  shift
+  if ! "$nybble" "$@" >"$scratch/out" 2>"$scratch/err"; then
+    fail "exit code, expected 0: $* ($(cat "$scratch/err"))"
+    return
+  fi
+  [ "$(wc -l <"$scratch/out")" -eq 1 ] || fail "expected one line on stdout: $*"
+  [ -s "$scratch/err" ] && fail "stderr, expected nothing: $*"
+  while IFS= read -r pattern; do
+    grep -q -F -e "$pattern" "$scratch/out" || fail "no '$pattern' in $(cat "$scratch/out"): $*"
+  done <"$patterns"
+  if command -v python3 >/dev/null 2>&1; then
+    python3 -c 'import json, sys; json.load(sys.stdin)' <"$scratch/out" ||
+      fail "not JSON: $*"
+  fi
+  [ "$failures" -ne "$failures_before" ] || echo "ok: $*"
+}
+
+# expect_same WHAT GOT EXPECTED
+expect_same() {
+  if [ "$2" = "$3" ]; then echo "ok: $1"; else fail "$1: '$2', expected '$3'"; fi
+}
+
+zero='\000\000\000\000'
+zeros4=$zero$zero$zero$zero
+zeros30=$zeros4$zeros4$zeros4$zeros4$zeros4$zeros4$zeros4$zero$zero
+nan='\000\000\300\177'
+# 6, 1, 0.5, -6, 1.5, -3, 4, 2: E2M1 values all, codes 7 2 1 15 3 13 6 4, scale 1
+eight='\000\000\300\100\000\000\200\077\000\000\000\077\000\000\300\300'
+eight=$eight'\000\000\300\077\000\000\100\300\000\000\200\100\000\000\000\100'
+eight_codes='7 2 1 15 3 13 6 4'
+row=$eight$eight$eight$eight
+row_codes="$eight_codes $eight_codes $eight_codes $eight_codes"
+
+cd "$scratch" || exit 1
+mkdir in made
+npy in/exact.npy '<f4' '(2, 32)' "$row$row"
+# 7 clips to 6 and 0.125 becomes 0: errors 1 and 1/8
+npy in/lossy.npy '<f4' '(32,)' "\\000\\000\\340\\100\\000\\000\\000\\076$zeros30"
+npy in/half.npy '<f2' '(2,)' '\000\074\000\300'
+npy in/nan.npy '<f4' '(1, 32)' "\\000\\000\\200\\077$nan$zeros30"
+npy in/integers.npy '<i4' '(4,)' "$zeros4"
+npy in/scalar.npy '<f4' '()' "$zero"
+npy in/empty.npy '<f4' '(0, 4)' ''
+npy in/truncated.npy '<f4' '(2, 32)' "$row"
+printf 'no array' >in/text.npy
+
+# Exact in MXFP4: the decoded file is the file again, codes and scales are known.
+expect_output '"format":"mxfp4"' '"bits_per_element":4.25' '"mse":0.0' '"relative_mse":0.0' \
+  '"sqnr_db":null' '"max_error":0.0' '"cosine":1.0' '"clipped":0' '"zeroed":0' -- \
+  cast in/exact.npy --format mxfp4 --json --out made/y.npy --codes made/codes.npy \
+  --scales made/scales.npy --scale-bytes made/bytes.npy
+if cmp in/exact.npy made/y.npy; then echo "ok: round trip"; else fail "round trip"; fi
+expect_same 'mxfp4 codes' "$(data made/codes.npy 64)" "$row_codes $row_codes"
+expect_same 'mxfp4 scales' "$(data made/scales.npy 8)" '0 0 128 63 0 0 128 63'
+expect_same 'mxfp4 scale bytes' "$(data made/bytes.npy 2)" '127 127'
+grep -q "'shape': (2, 1)" made/scales.npy || fail 'shape of mxfp4 scales'
+
+expect_output '"mse":0.03173828125' '"max_error":1.0' '"clipped":1' '"zeroed":1' -- \
+  cast in/lossy.npy --format mxfp4 --json
+expect_output '"format":"nvfp4"' '"tensor_scale":' -- cast in/exact.npy --format nvfp4 --json
+expect_output '"mse":0.0' -- cast in/half.npy --format mxfp4 --json
+expect_output '"format":"amxfp4"' -- \
+  cast in/exact.npy --format amxfp4 --json --scales made/split.npy
+grep -q "'shape': (2, 1, 2)" made/split.npy || fail 'shape of amxfp4 scales'
+expect_output '"clipped":' -- \
+  cast in/exact.npy --format int4:zero_point=true --json --zeros made/zeros.npy
+expect_same 'zero points' "$(data made/zeros.npy 2)" '8 8'
+# bitsandbytes: one block of 64 over both rows, or one in each row
+expect_output '"format":"nf4"' -- cast in/exact.npy --format nf4 --json --scales made/flat.npy
+grep -q "'shape': (1,)" made/flat.npy || fail 'shape of flattened nf4 scales'
+expect_output '"format":"nf4"' -- \
+  cast in/exact.npy --format nf4 --per-row --json --scales made/rows.npy
+grep -q "'shape': (2, 1)" made/rows.npy || fail 'shape of nf4 scales by row'
+
+# NaN: MXFP4 has a scale for it, the others refuse unless told.
+expect_output '"mse":null' -- cast in/nan.npy --format mxfp4 --json
+expect_output '"mse":null' -- cast in/nan.npy --format int4 --nonfinite propagate --json
+mkdir nothing
+expect_exit 3 'nan at \[0, 1\]' cast in/nan.npy --format int4 --out nothing/y.npy
+expect_exit 3 'nan at \[0, 1\]' cast in/nan.npy --format mxfp4 --nonfinite error
+
+# Bad input is 3, bad usage 2, and neither leaves a file behind.
+expect_exit 3 'missing.npy' cast in/missing.npy --format int4 --out nothing/y.npy
+expect_exit 3 'truncated.npy' cast in/truncated.npy --format int4 --out nothing/y.npy
+expect_exit 3 'text.npy' cast in/text.npy --format int4 --out nothing/y.npy
+expect_exit 3 'integers.npy.*i4' cast in/integers.npy --format int4 --out nothing/y.npy
+expect_exit 3 'scalar.npy' cast in/scalar.npy --format int4 --out nothing/y.npy
+expect_exit 3 'empty.npy' cast in/empty.npy --format int4 --out nothing/y.npy
+expect_exit 3 'nowhere' cast in/exact.npy --format int4 --out nothing/y.npy --codes nowhere/c.npy
+expect_exit 2 'int5' cast in/exact.npy --format int5 --out nothing/y.npy
+expect_exit 2 'group=7' cast in/exact.npy --format int4:group=7 --out nothing/y.npy
+expect_exit 2 'zero points' cast in/exact.npy --format int4 --zeros nothing/z.npy
+expect_exit 2 'one byte' cast in/exact.npy --format int4 --scale-bytes nothing/b.npy
+expect_exit 2 'two outputs' \
+  cast in/exact.npy --format int4 --out nothing/y.npy --codes nothing/../nothing/y.npy
+expect_exit 2 'format' cast in/exact.npy
+expect_exit 2 'nonfinite' cast in/exact.npy --format int4 --nonfinite maybe
+expect_same 'nothing written' "$(ls -A nothing)" ''
+
+expect_exit 2 'command'
+expect_exit 2 'dance' dance
+expect_exit 2 'no-such' cpu --no-such
+expect_exit 2 'z80' bench --format int4 --n 64 --k 64 --target z80
+expect_exit 2 'a9' bench --format int4 --n 64 --k 64 --path a9
+expect_exit 2 'path a4' bench --format int4 --n 64 --k 64 --activations mxfp4
+expect_exit 2 'path a8' bench --format int4 --n 64 --k 64 --path a32 --per-row-scales
+expect_exit 2 'memory' bench --format int4 --n 16777216 --k 16777216
+NYBBLE_TARGET=z80
+export NYBBLE_TARGET
+expect_exit 2 'z80' cpu
+NYBBLE_TARGET=scalar
+expect_output '"target":"scalar"' '"reason":"NYBBLE_TARGET=scalar"' -- cpu --json
+unset NYBBLE_TARGET
+
+expect_output '"cpu":' '"targets":[{"name":"scalar"' '"supported":true' '"huge_pages":' \
+  '"threads":' '"compiler":' '"reason":"best supported"' -- cpu --json
+expect_output '"name":"amxfp4"' '"bits_per_element":4.25' '"layout":"sign_split"' -- formats --json
+expect_output '"name":"gemm_a8_symmetric_scalar"' '"slot":' -- kernels --json
+"$nybble" formats --markdown | grep -q '^| `mxfp4` |.*| 4.25 | 32 | e8m0 | symmetric |' ||
+  fail 'formats --markdown'
+for path in a8 a16 a32 a4; do
+  expect_output '"kernel":"gemm_a' '"seconds":' '"gflops":' '"weight_gbps":' '"roofline_share":' \
+    '"dram_gbps":' '"peak_gops":' '"relative_error":0.' '"n":64' '"k":96' '"m":3' \
+    '"format":"mxfp4"' "\"path\":\"$path\"" '"threads":1' '"target":' '"cold":false' -- \
+    bench --n 64 --k 96 --m 3 --format mxfp4 --path $path --threads 1 --hot --seconds 0 --json
+done
+expect_output '"cold":true' '"target":"scalar"' '_scalar"' -- \
+  bench --n 256 --k 4096 --format int4 --threads 1 --target scalar --seconds 0 --json
+
+if [ "$failures" -ne 0 ]; then
+  echo "$failures failed"
+  exit 1
+fi
+echo "all passed"
