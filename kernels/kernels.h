@@ -38,8 +38,8 @@ struct GroupErrorsArgs {
   const ScaleChoice* choices;  ///< the candidates
   std::size_t candidates;
   float tensor_scale;
-  /// One a candidate: sums over the elements > 0 and over all others, f32, in 16 interleaved partial
-  /// sums added pairwise (i with i + 8, then + 4, + 2, + 1): the same on every target.
+  /// One a candidate: sums over the elements > 0 and over all others, f32, in 16 interleaved
+  /// partial sums added pairwise (i with i + 8, then + 4, + 2, + 1): the same on every target.
   float* positive_errors;
   float* negative_errors;
 };
