@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -18,11 +17,7 @@ namespace nybble::kernels {
   namespace name {                                 \
   void register_kernels(KernelTable& table);       \
   }
-#if defined(__x86_64__)
 #include "kernels/targets.def"
-#else
-NYBBLE_TARGET_ROW(scalar, scalar, "")
-#endif
 #undef NYBBLE_TARGET_ROW
 
 namespace {
@@ -56,11 +51,7 @@ std::vector<Target> build() {
   };
 #define NYBBLE_TARGET_ROW(name, base, description) \
   add(#name, #base, description, name::register_kernels);
-#if defined(__x86_64__)
 #include "kernels/targets.def"
-#else
-  NYBBLE_TARGET_ROW(scalar, scalar, "plain C++, any CPU; the oracle the others are tested against")
-#endif
 #undef NYBBLE_TARGET_ROW
   return targets;
 }
@@ -85,16 +76,22 @@ const Target& find_target(std::string_view name, std::string_view asked_by) {
               fmt::format("{}: unknown target '{}', expected one of {}", asked_by, name, names));
 }
 
-const Target& selected(std::string_view forced) {
-  if (!forced.empty()) return find_target(forced, "target");
+struct Choice {
+  const Target* target;
+  const char* why;
+};
+
+Choice choose(std::string_view forced) {
+  if (!forced.empty()) return {&find_target(forced, "target"), "forced by the caller"};
   const char* environment = std::getenv("NYBBLE_TARGET");
-  if (environment != nullptr && *environment != '\0')
-    return find_target(environment, "NYBBLE_TARGET");
+  if (environment != nullptr && *environment != '\0') {
+    return {&find_target(environment, "NYBBLE_TARGET"), "forced by NYBBLE_TARGET"};
+  }
   const Target* best = nullptr;
   for (const Target& target : targets()) {
     if (target.supported) best = &target;
   }
-  return *best;
+  return {best, "the best this CPU supports"};
 }
 
 // Whether a target's slot differs from its base's: that is what it registered itself.
@@ -113,8 +110,8 @@ void visit_own_slots(const Target& target, Visit visit) {
 }  // namespace
 
 Selected select(std::string_view forced) {
-  const Target& target = selected(forced);
-  return {&target.table, target.name};
+  const Choice choice = choose(forced);
+  return {&choice.target->table, choice.target->name, choice.why};
 }
 
 std::string_view provider(std::string_view target, std::string_view slot) {
@@ -151,6 +148,6 @@ std::vector<KernelInfo> list_kernels() {
 
 std::string cpu_name() { return kernels::cpu_name(); }
 
-std::string select_target(std::string_view forced) { return kernels::selected(forced).name; }
+std::string select_target(std::string_view forced) { return kernels::choose(forced).target->name; }
 
 }  // namespace nybble

@@ -10,6 +10,7 @@ namespace nybble::kernels {
 struct Selected {
   const KernelTable* table;
   const char* target;
+  const char* why;  ///< who chose it
 };
 Selected select(std::string_view forced = {});
 

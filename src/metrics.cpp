@@ -45,6 +45,7 @@ std::size_t count_clipped(const QuantizedMatrix& matrix, std::span<const float> 
 
 QuantizationMetrics quantization_metrics(const QuantizedMatrix& matrix, std::span<const float> x,
                                          std::span<const float> decoded) {
+  matrix.check();
   QuantizationMetrics out;
   double squared_error = 0;
   double squared_x = 0;

@@ -6,7 +6,6 @@
 
 #include "kernels/kernels.h"
 #include "nybble/format/format.h"
-#include "nybble/matrix.h"
 
 namespace nybble {
 

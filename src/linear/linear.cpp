@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
+#include <functional>
 
 #include "kernels/registry.h"
 #include "nybble/error.h"
@@ -42,16 +42,16 @@ const char* path_name(Path path) {
 struct Workspace::Buffer {
   AlignedBuffer memory;
 };
-Workspace::Workspace() : buffer_(std::make_unique<Buffer>()) {}
+Workspace::Workspace() = default;
 Workspace::~Workspace() = default;
 Workspace::Workspace(Workspace&&) noexcept = default;
 Workspace& Workspace::operator=(Workspace&&) noexcept = default;
 void Workspace::reserve(std::size_t bytes) {
-  if (bytes > buffer_->memory.size()) buffer_->memory = AlignedBuffer(bytes);
+  if (bytes > size()) buffer_ = std::make_unique<Buffer>(Buffer{AlignedBuffer(bytes)});
 }
-std::size_t Workspace::size() const noexcept { return buffer_->memory.size(); }
+std::size_t Workspace::size() const noexcept { return buffer_ ? buffer_->memory.size() : 0; }
 std::byte* Workspace::data() noexcept {
-  return reinterpret_cast<std::byte*>(buffer_->memory.data());
+  return buffer_ ? reinterpret_cast<std::byte*>(buffer_->memory.data()) : nullptr;
 }
 
 namespace {
@@ -163,8 +163,8 @@ struct QuantizedLinear::Plan {
     }
     if (exact_in_bf16(weight_info) && exact_in_bf16(x) && !x.tensor_scale) {
       reason =
-          "path a4: weights and activations are exact in bf16, so the bf16 dot has no error "
-          "beyond f32 accumulation";
+          "path a4: weights and activations are exact in bf16; the only error of its dot is "
+          "f32 accumulation (where the CPU has one, it takes denormals as zero)";
       return ActivationKind::format_bf16;
     }
     reason = "path a4: not all products are exact in int8 or bf16, so f32";
@@ -198,11 +198,16 @@ struct QuantizedLinear::Plan {
 
 QuantizedLinear::QuantizedLinear(const QuantizedMatrix& weight, const LinearOptions& options,
                                  Executor& executor, Transforms transforms) {
+  weight.check();
   transforms.check(weight.rows, weight.cols);
   if (options.activations && options.path != Path::a4) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("activations '{}' go with path a4, not {}",
                             options.activations->info().spec, path_name(options.path)));
+  }
+  if (options.scale_per_row && options.path != Path::a8) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("scale_per_row goes with path a8, not {}", path_name(options.path)));
   }
   plan_ = std::make_unique<Plan>(weight, options, executor);
   plan_->transforms = std::move(transforms);
@@ -230,6 +235,12 @@ void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspac
                 fmt::format("linear: x is {} x {} and y {} x {}, expected M x {} and M x {}",
                             x.rows, x.cols, y.rows, y.cols, cols(), rows()));
   }
+  const std::less<const float*> before;
+  const float* x_end = x.row(x.rows - 1) + x.cols;
+  const float* y_end = y.row(y.rows - 1) + y.cols;
+  if (before(x.data, y_end) && before(y.data, x_end)) {
+    throw Error(ErrorCode::bad_shape, "linear: x and y overlap in memory, expected two buffers");
+  }
   workspace.reserve(workspace_bytes(x.rows, executor.concurrency()));
   run_unchecked(x, y, workspace, executor);
 }
@@ -239,8 +250,11 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   const Plan& plan = *plan_;
   const Transforms& transforms = plan.transforms;
   const std::size_t m = x.rows;
-  const std::size_t row_tasks = std::min(m, executor.concurrency());
-  const Plan::Layout at = plan.layout(m, row_tasks);
+  // Asked once: an engine's pool may grow between here and when the workspace was sized.
+  const std::size_t concurrency = executor.concurrency();
+  const Plan::Layout at = plan.layout(m, 0);
+  const std::size_t room = (workspace.size() - at.scratch) / at.scratch_stride;
+  const std::size_t row_tasks = std::min({m, concurrency, room});
   std::byte* memory = workspace.data();
   auto* packed = reinterpret_cast<std::uint32_t*>(memory + at.packed);
   auto* scales = reinterpret_cast<float*>(memory + at.scales);
@@ -262,7 +276,7 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   // A contiguous run of panels each: at M = 1 every task reads one sequential stream.
   const kernels::PackedPanels& panels = plan.weight.panels();
   const std::size_t panel_count = (panels.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
-  const std::size_t tasks = std::min(panel_count, executor.concurrency());
+  const std::size_t tasks = std::min(panel_count, concurrency);
   executor.parallel_for(tasks, [&](std::size_t task) {
     plan.gemm({&panels, panel_count * task / tasks, panel_count * (task + 1) / tasks, m, packed,
                plan.packer.dwords(), scales, bias, y.data, y.stride});
@@ -286,10 +300,7 @@ std::string QuantizedLinear::explain() const {
   const Plan& plan = *plan_;
   const kernels::PackedPanels& panels = plan.weight.panels();
   std::string out = fmt::format("kernel    {}\n", kernel());
-  out += fmt::format("target    {} ({})\n", plan.target.target,
-                     !plan.options.target.empty()              ? "forced by the caller"
-                     : std::getenv("NYBBLE_TARGET") != nullptr ? "forced by NYBBLE_TARGET"
-                                                               : "the best this CPU supports");
+  out += fmt::format("target    {} ({})\n", plan.target.target, plan.target.why);
   out += fmt::format("why       {}\n", plan.reason);
   out += fmt::format("weights   {} {} x {}, {} per dot group, scales {}{}\n", plan.weight_info.spec,
                      rows(), cols(), panels.group, scale_type_name(panels.scale_type),

@@ -110,9 +110,10 @@ QuantizedMatrix quantize_rtn(MatrixView weight, const AnyFormat& format, Executo
 
 QuantizedMatrix quantize_clip_search(MatrixView weight, const AnyFormat& format, Executor& executor,
                                      const ClipSearchOptions& options) {
-  if (options.grid < 2 || !(options.smallest > 0) || !(options.smallest < 1)) {
+  if (options.grid < 2 || options.grid > 10000 || !(options.smallest > 0) ||
+      !(options.smallest < 1)) {
     throw Error(ErrorCode::bad_option,
-                fmt::format("clip search: grid {} with smallest {}, expected a grid of at least 2 "
+                fmt::format("clip search: grid {} with smallest {}, expected a grid of 2 to 10000 "
                             "and a smallest factor between 0 and 1",
                             options.grid, options.smallest));
   }

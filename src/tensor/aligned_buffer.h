@@ -13,7 +13,7 @@
 namespace nybble {
 
 /// Uninitialised, 64-byte aligned memory; from 2 MiB on aligned to huge pages and asked to lie in
-/// them. Reading weights from 4 KiB pages was measured up to 1.8x slower (peers.md section 3).
+/// them. Reading weights from 4 KiB pages was measured up to 1.8x slower on a busy machine.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <type_traits>
 
 #include "kernels/kernels.h"
 #include "nybble/error.h"
+#include "nybble/format/element.h"
 #include "src/tensor/aligned_buffer.h"
 #include "src/tensor/integer_levels.h"
 
@@ -86,6 +86,7 @@ std::size_t dot_group(const QuantizedMatrix& matrix, std::size_t limit) {
 PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
                            std::size_t dot_group_limit)
     : data_(std::make_unique<Data>(Data{QuantizedMatrix(matrix.format), {}, {}, {}})) {
+  matrix.check();
   Data& d = *data_;
   const FormatInfo& info = matrix.format.info();
   d.shape.rows = matrix.rows;
@@ -135,13 +136,15 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   p.zeros = d.zeros.data();
 
   const std::size_t row_bytes = matrix.padded_cols / 2;
+  const int padding = encode_value(matrix.format.encode_table(), ScaleChoice{}, 0);
   executor.parallel_for(d.panel_count, [&](std::size_t panel) {
     std::uint8_t* codes = d.codes.data() + panel * p.code_stride;
     std::uint8_t* scales = d.scales.data() + panel * p.scale_stride;
     std::uint8_t* zeros = d.zeros.data() + panel * p.zero_stride;
-    // Rows past the end have scales of zero; columns past the end meet activations of zero.
+    // What pads meets activations of zero or is never stored, but must not become 0 * Inf under a
+    // scale that other columns share: the code nearest zero.
     if (row_bytes * 2 != d.padded_cols || (panel + 1) * kPanelRows > matrix.rows) {
-      std::memset(codes, 0, p.code_stride);
+      std::memset(codes, padding * 0x11, p.code_stride);
     }
     std::memset(scales, 0, p.scale_stride);
     std::memset(zeros, 0, p.zero_stride);
@@ -159,7 +162,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
         put(i, eight);
       }
       if (row_bytes % 4 != 0) {
-        std::uint32_t eight = 0;
+        std::uint32_t eight = static_cast<std::uint32_t>(padding) * 0x11111111U;
         std::memcpy(&eight, from + row_bytes / 4 * 4, row_bytes % 4);
         put(row_bytes / 4, eight);
       }

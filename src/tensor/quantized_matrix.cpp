@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "nybble/error.h"
 #include "nybble/format/nf4.h"
@@ -103,26 +102,71 @@ void store_scale(ScaleType type, float scale, std::uint8_t* bytes) {
   }
 }
 
+namespace {
+
+/// Everything about a matrix's memory that follows from its format and shape.
+struct Sizes {
+  std::size_t group, groups, padded_cols, codes, scales, zero_points, nested_scales;
+};
+
+Sizes sizes_of(const FormatInfo& info, std::size_t rows, std::size_t cols) {
+  // 2^48 elements is beyond any memory, and far from where the products below would wrap.
+  constexpr std::size_t kMost = std::size_t{1} << 48;
+  if (rows == 0 || cols == 0 || cols > kMost || rows > kMost / cols) {
+    throw Error(ErrorCode::bad_shape,
+                fmt::format("quantized matrix: shape {} x {}, expected at least 1 x 1 and at most "
+                            "2^48 elements",
+                            rows, cols));
+  }
+  if (info.group % 2 != 0 || info.group > kMost) {
+    throw Error(ErrorCode::bad_option, fmt::format("format '{}': group {}, expected an even number",
+                                                   info.spec, info.group));
+  }
+  Sizes out{};
+  out.group = info.group == 0 ? cols + cols % 2 : info.group;
+  out.groups = (cols + out.group - 1) / out.group;
+  out.padded_cols = out.groups * out.group;
+  out.codes = rows * (out.padded_cols / 2);
+  const std::size_t sides = info.layout == ScaleLayout::sign_split ? 2 : 1;
+  const std::size_t bytes = info.double_quantized ? 1 : scale_bytes(info.scale_type);
+  out.scales = rows * out.groups * sides * bytes;
+  if (info.layout == ScaleLayout::zero_point) out.zero_points = rows * out.groups;
+  if (info.double_quantized) {
+    out.nested_scales = (rows * out.groups + kNestedBlock - 1) / kNestedBlock;
+  }
+  return out;
+}
+
+}  // namespace
+
 QuantizedMatrix::QuantizedMatrix(AnyFormat matrix_format, std::size_t row_count,
                                  std::size_t col_count)
     : format(std::move(matrix_format)), rows(row_count), cols(col_count) {
-  if (rows == 0 || cols == 0) {
-    throw Error(
-        ErrorCode::bad_shape,
-        fmt::format("quantized matrix: shape {} x {}, expected at least 1 x 1", rows, cols));
-  }
-  const FormatInfo& info = format.info();
-  group = info.group == 0 ? cols + cols % 2 : info.group;
-  groups = (cols + group - 1) / group;
-  padded_cols = groups * group;
-  const std::size_t sides = info.layout == ScaleLayout::sign_split ? 2 : 1;
-  const std::size_t bytes = info.double_quantized ? 1 : scale_bytes(info.scale_type);
-  codes.resize(rows * (padded_cols / 2));
-  scales.resize(rows * groups * sides * bytes);
-  if (info.layout == ScaleLayout::zero_point) zero_points.resize(rows * groups);
-  if (info.double_quantized) {
-    nested_scales.resize((rows * groups + kNestedBlock - 1) / kNestedBlock);
-  }
+  const Sizes sizes = sizes_of(format.info(), rows, cols);
+  group = sizes.group;
+  groups = sizes.groups;
+  padded_cols = sizes.padded_cols;
+  codes.resize(sizes.codes);
+  scales.resize(sizes.scales);
+  zero_points.resize(sizes.zero_points);
+  nested_scales.resize(sizes.nested_scales);
+}
+
+void QuantizedMatrix::check() const {
+  const Sizes sizes = sizes_of(format.info(), rows, cols);
+  const auto expect = [&](const char* what, std::size_t found, std::size_t expected) {
+    if (found == expected) return;
+    throw Error(ErrorCode::bad_shape,
+                fmt::format("quantized matrix {} x {} of '{}': {} is {}, expected {}", rows, cols,
+                            format.info().spec, what, found, expected));
+  };
+  expect("group", group, sizes.group);
+  expect("groups", groups, sizes.groups);
+  expect("padded_cols", padded_cols, sizes.padded_cols);
+  expect("the size of codes", codes.size(), sizes.codes);
+  expect("the size of scales", scales.size(), sizes.scales);
+  expect("the size of zero_points", zero_points.size(), sizes.zero_points);
+  expect("the size of nested_scales", nested_scales.size(), sizes.nested_scales);
 }
 
 GroupScale QuantizedMatrix::scale(std::size_t row, std::size_t group_index) const {
@@ -191,6 +235,7 @@ double QuantizedMatrix::bits_per_element() const {
 }
 
 void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor) {
+  matrix.check();
   check_view(out, "dequantize: output");
   if (out.rows != matrix.rows || out.cols != matrix.cols) {
     throw Error(ErrorCode::bad_shape, fmt::format("dequantize: output is {} x {}, expected {} x {}",

@@ -48,12 +48,18 @@ void Transforms::check(std::size_t rows, std::size_t cols) const {
   expect(hadamard.block == 0 || (std::has_single_bit(hadamard.block) && cols % hadamard.block == 0),
          fmt::format("hadamard: block {}, expected a power of two that divides {}", hadamard.block,
                      cols));
-  size_or_none(hadamard.signs.size(), cols, "hadamard signs");
-  expect(low_rank.a.size() == low_rank.rank * cols && low_rank.b.size() == low_rank.rank * rows,
+  size_or_none(hadamard.signs.size(), hadamard.block == 0 ? 0 : cols, "hadamard signs");
+  // Divided, not multiplied: a rank from a file may be any number.
+  expect(low_rank.a.size() % cols == 0 && low_rank.a.size() / cols == low_rank.rank &&
+             low_rank.b.size() % rows == 0 && low_rank.b.size() / rows == low_rank.rank,
          fmt::format("low rank: {} and {} values, expected rank {} times {} and {}",
                      low_rank.a.size(), low_rank.b.size(), low_rank.rank, cols, rows));
   size_or_none(bias.size(), rows, "bias");
-  if (sparse.row_start.empty()) return;
+  if (sparse.row_start.empty()) {
+    expect(sparse.column.empty() && sparse.value.empty(),
+           fmt::format("sparse outliers: {} entries without row starts", sparse.value.size()));
+    return;
+  }
   expect(sparse.row_start.size() == rows + 1 && sparse.row_start.front() == 0 &&
              sparse.row_start.back() == sparse.column.size() &&
              sparse.column.size() == sparse.value.size(),

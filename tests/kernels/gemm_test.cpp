@@ -350,7 +350,7 @@ TEST(Gemm, ResultsDoNotDependOnThreadsOrTheRestOfTheBatch) {
         SCOPED_TRACE(spec + " " + path_name(path) + " " + target);
         const LinearOptions options{.path = path, .target = target};
         const auto expected = run(q, options, s, p.x, one, nullptr);
-        for (const std::size_t threads : {2, 3, 8}) {
+        for (const std::size_t threads : {2U, 3U, 8U}) {
           ThreadExecutor several(threads);
           const auto y = run(q, options, s, p.x, several, nullptr);
           ASSERT_EQ(std::memcmp(y.data(), expected.data(), y.size() * 4), 0);

@@ -45,8 +45,8 @@ struct Case {
 std::vector<Case> cases() {
   std::vector<Case> out;
   for (const auto& generator : value_generators()) {
-    for (const std::size_t count : {1, 7, 15, 16, 17, 31, 33, 64, 100, 257}) {
-      for (const std::size_t group : {16, 32, 48, 300}) {
+    for (const std::size_t count : {1U, 7U, 15U, 16U, 17U, 31U, 33U, 64U, 100U, 257U}) {
+      for (const std::size_t group : {16U, 32U, 48U, 300U}) {
         out.push_back({std::string(generator.name) + " " + std::to_string(count) + "/" +
                            std::to_string(group),
                        generator.make(count, count * 7 + group), group});
@@ -54,7 +54,7 @@ std::vector<Case> cases() {
     }
   }
   for (const float bad : {kNan, kInf, -kInf}) {
-    for (const std::size_t at : {0, 40, 99}) {
+    for (const std::size_t at : {0U, 40U, 99U}) {
       out.push_back({"nonfinite", normal_values(100, at), 32});
       out.back().values[at] = bad;
     }
@@ -149,7 +149,7 @@ TEST(Slots, GroupErrors) {
   on_every_target("group_errors", [](const kernels::KernelTable& table) {
     for (const std::string& spec : specs()) {
       const AnyFormat format = parse_format(spec);
-      for (const std::size_t count : {1, 15, 16, 17, 32, 64, 100}) {
+      for (const std::size_t count : {1U, 15U, 16U, 17U, 32U, 64U, 100U}) {
         for (const bool weighted : {false, true}) {
           SCOPED_TRACE(spec + " " + std::to_string(count));
           const std::vector<float> x = outlier_values(count, count);
@@ -240,8 +240,8 @@ TEST(Slots, CodesToInt8) {
   on_every_target("codes_to_int8", [](const kernels::KernelTable& table) {
     std::int8_t levels[16];
     for (int i = 0; i < 16; ++i) levels[i] = static_cast<std::int8_t>(i % 2 == 0 ? i * 8 : -i * 7);
-    for (const std::size_t count : {1, 15, 16, 33, 64, 100}) {
-      for (const std::size_t sum_group : {16, 32}) {
+    for (const std::size_t count : {1U, 15U, 16U, 33U, 64U, 100U}) {
+      for (const std::size_t sum_group : {16U, 32U}) {
         const auto codes = random_codes(count, count);
         std::vector<ScaleChoice> choices((count + 31) / 32);
         for (std::size_t g = 0; g < choices.size(); ++g)
@@ -267,7 +267,7 @@ TEST(Slots, CodesToFloat) {
   on_every_target("codes_to_float", [](const kernels::KernelTable& table) {
     for (const std::string& spec : specs()) {
       const FormatInfo info = parse_format(spec).info();
-      for (const std::size_t count : {1, 15, 16, 33, 100}) {
+      for (const std::size_t count : {1U, 15U, 16U, 33U, 100U}) {
         const auto codes = random_codes(count, count + 1);
         std::vector<ScaleChoice> choices((count + 31) / 32);
         for (std::size_t g = 0; g < choices.size(); ++g) {

@@ -126,7 +126,7 @@ TEST_F(ClipSearch, BadOptions) {
   };
   ClipSearchOptions options;
   options.grid = 1;
-  expect_bad(ErrorCode::bad_option, {"grid 1", "at least 2"}, options);
+  expect_bad(ErrorCode::bad_option, {"grid 1", "2 to 10000"}, options);
   for (const float smallest : {0.0F, -1.0F, 1.0F, std::numeric_limits<float>::quiet_NaN()}) {
     options = {};
     options.smallest = smallest;

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "nybble/error.h"
 #include "nybble/format/element.h"
 #include "nybble/format/format.h"
 #include "nybble/format/scale.h"
@@ -23,7 +24,9 @@ template <Codebook C, ScaleRule R>
 class BlockFormat {
  public:
   /// `spec` is the format string that makes this format again; `group` values of K share a scale
-  /// (0 = the whole row).
+  /// (0 = the whole row; kernels need multiples of 16). Throws bad_option for a zero-point rule
+  /// with other levels than 0, 1, ... 15. A rule may bring a decode() of its own for the last bits
+  /// of its reference; kernels do not use it.
   BlockFormat(std::string spec, std::size_t group, LevelTies ties, R rule)
       : rule_(std::move(rule)) {
     info_.name = std::string(C::kName);
@@ -33,6 +36,12 @@ class BlockFormat {
     info_.scale_type = rule_.scale_type();
     info_.group = group;
     info_.propagates_nonfinite = info_.scale_type == ScaleType::e8m0;
+    for (std::size_t i = 0; i < 16; ++i) {
+      if (info_.layout == ScaleLayout::zero_point && info_.levels[i] != static_cast<float>(i)) {
+        throw Error(ErrorCode::bad_option,
+                    info_.name + ": zero points need the levels 0, 1, ... 15");
+      }
+    }
     table_ = make_encode_table(C::kLevels, ties, info_.layout, rule_.reciprocal());
   }
 
@@ -40,7 +49,6 @@ class BlockFormat {
   /// For factories that set what the two ideas do not determine (tensor_scale, ...).
   [[nodiscard]] FormatInfo& info() { return info_; }
   [[nodiscard]] const EncodeTable& encode_table() const { return table_; }
-  [[nodiscard]] const R& rule() const { return rule_; }
 
   [[nodiscard]] TensorScale tensor_scale(float amax) const {
     return rule_.tensor_scale(amax, peak_level<C>());
@@ -58,14 +66,12 @@ class BlockFormat {
     if constexpr (requires { rule_.decode(level, scale, tensor); }) {
       return rule_.decode(level, scale, tensor);
     } else {
-      const bool negative = code_is_negative(code);
-      return (level - scale.zero) * ((negative ? scale.negative : scale.positive) * tensor.scale);
+      const float by = level < 0 ? scale.negative : scale.positive;
+      return (level - scale.zero) * (by * tensor.scale);
     }
   }
 
  private:
-  [[nodiscard]] static bool code_is_negative(std::uint8_t code) { return C::kLevels[code] < 0; }
-
   R rule_;
   FormatInfo info_;
   EncodeTable table_;

@@ -133,7 +133,7 @@ struct ZeroPointScale : PlainRule {
   }
 };
 
-/// How a group's maximum becomes a power of two (formats.md section 3 lists who uses which).
+/// How a group's maximum becomes a power of two. Checkpoints made with each of them exist.
 enum class ExponentRule : std::uint8_t {
   floor,  ///< OCP MX v1.0 section 6.3: clips values in (peak, 2^(emax+1)) of the group
   even,   ///< exponent + 1 from mantissa 1.75 on: the maximum rounded to E2M1 first

@@ -58,8 +58,10 @@ class Workspace {
 /// A linear layer with 4-bit weights, packed for this CPU: y = T(x) Wq' + (x A) B + x S + bias.
 class QuantizedLinear {
  public:
-  /// Packs `weight` (N x K) for the chosen path and target. Throws unsupported (target the CPU
-  /// lacks, group the kernels cannot take), bad_option (unknown target name).
+  /// Packs `weight` (N x K) for the chosen path and target. Throws unsupported (a target the CPU
+  /// lacks, a group the kernels cannot take, double-quantized activations), bad_option (unknown
+  /// target, options that do not go with the path), bad_shape (a matrix or transform that does not
+  /// fit).
   QuantizedLinear(const QuantizedMatrix& weight, const LinearOptions& options, Executor& executor,
                   Transforms transforms = {});
   ~QuantizedLinear();
@@ -73,11 +75,13 @@ class QuantizedLinear {
   /// Scratch that run needs for `m` rows of x and executors of up to `concurrency` tasks.
   [[nodiscard]] std::size_t workspace_bytes(std::size_t m, std::size_t concurrency) const noexcept;
 
-  /// y (M x N) = layer(x), x is M x K. Checks shapes (bad_shape), grows the workspace, then
-  /// computes. a8 and a32 results do not depend on the executor; a8 is the same bit for bit on
-  /// every target.
+  /// y (M x N) = layer(x), x is M x K; their memory ranges must not overlap. Checks shapes
+  /// (bad_shape), grows the workspace, then computes. a8 and a32 results do not depend on the
+  /// executor; a8 is the same bit for bit on every target. Where a weight scale times an activation
+  /// scale leaves f32, the result is Inf or NaN.
   void run(MatrixView x, MutableMatrixView y, Workspace& workspace, Executor& executor) const;
-  /// The same without checks: shapes must fit and the workspace be large enough.
+  /// The same without checks: shapes must fit and the workspace hold workspace_bytes(M, 1) at
+  /// least; activations are packed by as many tasks as it has room for.
   void run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
                      Executor& executor) const noexcept;
 

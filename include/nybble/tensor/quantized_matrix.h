@@ -20,7 +20,8 @@ namespace nybble {
 ///   zero_points [rows][groups] bytes, 0..15, only for the zero-point layout
 struct QuantizedMatrix {
   explicit QuantizedMatrix(AnyFormat matrix_format) : format(std::move(matrix_format)) {}
-  /// Sized for rows x cols, all zero. Throws bad_shape for an empty matrix.
+  /// Sized for rows x cols, all zero. Throws bad_shape for an empty matrix or one that no memory
+  /// can hold, bad_option for a format whose group is odd (two codes share a byte).
   QuantizedMatrix(AnyFormat matrix_format, std::size_t row_count, std::size_t col_count);
 
   AnyFormat format;
@@ -38,6 +39,10 @@ struct QuantizedMatrix {
   std::vector<float> nested_scales;
   float nested_offset = 0;
 
+  /// Throws bad_shape unless every size is what the constructor makes of format, rows and cols: for
+  /// whoever fills a matrix by hand. Everything that takes a matrix calls it.
+  void check() const;
+
   [[nodiscard]] std::uint8_t code(std::size_t row, std::size_t col) const {
     const std::uint8_t byte = codes[row * (padded_cols / 2) + col / 2];
     return col % 2 == 0 ? byte & 15 : byte >> 4;
@@ -47,7 +52,8 @@ struct QuantizedMatrix {
   void set_scale(std::size_t row, std::size_t group_index, const GroupScale& scale);
   /// set_scale for all groups of a row.
   void set_row_scales(std::size_t row, std::span<const ScaleChoice> choices);
-  /// The value an engine computes with, bit for bit what the format's reference decodes to.
+  /// Bit for bit what the format's reference decodes to. Kernels multiply level x (scale x tensor
+  /// scale), which for Four Over Six can differ in the last bit.
   [[nodiscard]] float value(std::size_t row, std::size_t col) const {
     return format.decode(code(row, col), scale(row, col / group), tensor);
   }
