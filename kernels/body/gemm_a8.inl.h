@@ -6,15 +6,17 @@
 template <int R>
 inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kParts) : 1;
 
-template <ScaleLayout Layout, bool HalfChunks, bool Signed>
-struct A8Step {
+/// What steps share that compute straight from nibbles: blocks of 32 dot groups whose scales are
+/// decoded once for all tiles. HalfChunks: groups of 16.
+template <ScaleLayout Layout, bool HalfChunks>
+struct NibbleStep {
   static constexpr std::size_t kBlockGroups = 32;
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
 
   const GemmArgs& args;
   const PackedPanels& weight;
   std::size_t blocks;
-  ByteTable table[2];
+  float scale_multiplier;  ///< folded into the decoded scales
   // Of the current panel and block:
   const std::uint8_t* codes = nullptr;
   const std::uint8_t* zeros = nullptr;
@@ -22,10 +24,36 @@ struct A8Step {
   std::size_t end_group = 0;
   alignas(64) float scales[kBlockGroups * kSides * 16];
 
-  explicit A8Step(const GemmArgs& gemm)
+  NibbleStep(const GemmArgs& gemm, float multiplier)
       : args(gemm),
         weight(*gemm.weight),
-        blocks((weight.groups + kBlockGroups - 1) / kBlockGroups) {
+        blocks((weight.groups + kBlockGroups - 1) / kBlockGroups),
+        scale_multiplier(multiplier) {}
+
+  /// Vectors of 8 k per group.
+  [[nodiscard]] NYBBLE_INLINE std::size_t group_vectors() const {
+    return HalfChunks ? 2 : weight.group / 8;
+  }
+
+  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
+    first_group = block * kBlockGroups;
+    end_group =
+        weight.groups - first_group < kBlockGroups ? weight.groups : first_group + kBlockGroups;
+    codes = weight.codes + panel * weight.code_stride;
+    if (Layout == ScaleLayout::zero_point) zeros = weight.zeros + panel * weight.zero_stride;
+    decode_scales(weight, panel, first_group, end_group, scale_multiplier, scales);
+  }
+};
+
+template <ScaleLayout Layout, bool HalfChunks, bool Signed>
+struct A8Step : NibbleStep<Layout, HalfChunks> {
+  using Base = NibbleStep<Layout, HalfChunks>;
+  using Base::args, Base::weight, Base::codes, Base::zeros, Base::scales, Base::first_group;
+  using Base::end_group, Base::kSides;
+
+  ByteTable table[2];
+
+  explicit A8Step(const GemmArgs& gemm) : Base(gemm, gemm.weight->tensor_scale) {
     std::uint8_t first[16];
     std::uint8_t second[16];
     for (std::size_t i = 0; i < 16; ++i) {
@@ -42,15 +70,6 @@ struct A8Step {
     table[1] = byte_table(second);
   }
 
-  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
-    first_group = block * kBlockGroups;
-    end_group =
-        weight.groups - first_group < kBlockGroups ? weight.groups : first_group + kBlockGroups;
-    codes = weight.codes + panel * weight.code_stride;
-    if (Layout == ScaleLayout::zero_point) zeros = weight.zeros + panel * weight.zero_stride;
-    decode_scales(weight, panel, first_group, end_group, weight.tensor_scale, scales);
-  }
-
   template <int R>
   NYBBLE_INLINE void tile(std::size_t m, float* acc) const {
     constexpr int kJoint = kJointParts<R>;
@@ -65,7 +84,7 @@ struct A8Step {
         acc[p][r] = load(acc_memory + 16 * r + (part + static_cast<std::size_t>(p)) * kLanes);
       }
     }
-    const std::size_t vectors = HalfChunks ? 2 : weight.group / 8;  // of 8 k, per group
+    const std::size_t vectors = Base::group_vectors();
     const std::uint8_t* w = codes + first_group * vectors * 64 + part * kLanes * 4;
     const auto* x = static_cast<const std::int8_t*>(args.x) +
                     4 * (m * args.dwords + first_group * vectors * 2 * R);

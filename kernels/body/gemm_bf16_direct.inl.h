@@ -1,26 +1,17 @@
 // bf16 activations x weights: levels straight from nibbles into bf16 dots, one f32 scale a group,
 // as the integer kernels do. Sign-split weights need two dots for each, so from some rows on it is
 // better to decode a panel to bf16 first (gemm_float.inl.h). Included inside a target's region and
-// namespace, after simd/avx512bf16.h.
+// namespace, after gemm_a8.inl.h and simd/avx512bf16.h.
 
 template <ScaleLayout Layout, bool HalfChunks>
-struct Bf16DirectStep {
-  static constexpr std::size_t kBlockGroups = 32;
-  static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
+struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
+  using Base = NibbleStep<Layout, HalfChunks>;
+  using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
+  using Base::kSides;
 
-  const GemmArgs& args;
-  const PackedPanels& weight;
-  std::size_t blocks;
   WordTable table[2];
-  const std::uint8_t* codes = nullptr;
-  std::size_t first_group = 0;
-  std::size_t end_group = 0;
-  alignas(64) float scales[kBlockGroups * kSides * 16];
 
-  explicit Bf16DirectStep(const GemmArgs& gemm)
-      : args(gemm),
-        weight(*gemm.weight),
-        blocks((weight.groups + kBlockGroups - 1) / kBlockGroups) {
+  explicit Bf16DirectStep(const GemmArgs& gemm) : Base(gemm, 1.0F) {
     float first[16];
     float second[16];
     for (std::size_t i = 0; i < 16; ++i) {
@@ -33,21 +24,13 @@ struct Bf16DirectStep {
     table[1] = bf16_table(second);
   }
 
-  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
-    first_group = block * kBlockGroups;
-    end_group =
-        weight.groups - first_group < kBlockGroups ? weight.groups : first_group + kBlockGroups;
-    codes = weight.codes + panel * weight.code_stride;
-    decode_scales(weight, panel, first_group, end_group, 1.0F, scales);
-  }
-
   template <int R>
   NYBBLE_INLINE void tile(std::size_t m, float* acc_memory) const {
     // Independent sums hide the latency of the dot when there are few rows.
     constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;
     F acc[R];
     for (int r = 0; r < R; ++r) acc[r] = load(acc_memory + 16 * r);
-    const std::size_t vectors = HalfChunks ? 2 : weight.group / 8;  // of 8 k, per group
+    const std::size_t vectors = Base::group_vectors();
     const std::uint8_t* w = codes + first_group * vectors * 64;
     const float* x =
         static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
