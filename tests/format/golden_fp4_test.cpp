@@ -89,7 +89,7 @@ const char* excluded_group(const GoldenCase& golden, float absmax) {
   const float ratio = absmax / 6;
   if (golden.format == "mxfp4_modelopt") {
     const auto log2 = static_cast<float>(std::log2(static_cast<double>(ratio)));
-    if (log2 == std::floor(log2) && ratio > std::ldexp(1.0F, static_cast<int>(log2))) {
+    if (ratio > 0 && log2 == std::floor(log2) && ratio > std::ldexp(1.0F, static_cast<int>(log2))) {
       return "ceil(log2) in f32 misses a ratio a few ulps above a power of two";
     }
   }
