@@ -6,8 +6,10 @@
 #include <span>
 #include <utility>
 
+#include "nybble/format/scale.h"
 #include "nybble/numeric/bfloat16.h"
 #include "src/quantize/encode_row.h"
+#include "src/tensor/aligned_buffer.h"
 #include "src/tensor/integer_levels.h"
 
 namespace nybble {
@@ -21,11 +23,10 @@ class Carver {
   template <class T>
   std::span<T> take(std::size_t count) {
     T* out = reinterpret_cast<T*>(next_);
-    next_ += rounded(count * sizeof(T));
+    next_ += round_to_cache_line(count * sizeof(T));
     return {out, count};
   }
   [[nodiscard]] std::byte* rest() const { return next_; }
-  static std::size_t rounded(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
  private:
   std::byte* next_;
@@ -62,10 +63,10 @@ std::size_t ActivationPacker::scratch_bytes() const {
   // The row as f32 and bf16 (or int8), scales and sums per dot group, then encode()'s.
   const std::size_t groups = padded_ / dot_group_;
   const std::size_t scale_groups = (cols_ + scale_group_ - 1) / scale_group_;
-  return Carver::rounded(padded_ * 4) + Carver::rounded(padded_ * 2) +
-         2 * Carver::rounded(groups * 4) + Carver::rounded(scale_groups * 4) +
-         Carver::rounded(cols_) + Carver::rounded(scale_groups * sizeof(GroupRange)) +
-         Carver::rounded(scale_groups * sizeof(ScaleChoice));
+  return round_to_cache_line(padded_ * 4) + round_to_cache_line(padded_ * 2) +
+         2 * round_to_cache_line(groups * 4) + round_to_cache_line(scale_groups * 4) +
+         round_to_cache_line(cols_) + round_to_cache_line(scale_groups * sizeof(GroupRange)) +
+         round_to_cache_line(scale_groups * sizeof(ScaleChoice));
 }
 
 struct ActivationPacker::Encoded {
@@ -82,7 +83,7 @@ ActivationPacker::Encoded ActivationPacker::encode(const float* x, std::byte* sc
     // A row is its own tensor, so that results do not depend on what else is in the batch.
     GroupRange row;
     table_->group_ranges({x, cols_, cols_, &row});
-    out.tensor = format_->tensor_scale(std::isnan(row.max) ? 0 : std::max(row.max, -row.min));
+    out.tensor = format_->tensor_scale(std::isnan(row.max) ? 0 : absmax(row));
   }
   encode_row(*table_, *format_, x, cols_, scale_group_, out.tensor, {},
              {carver.take<GroupRange>(groups), out.choices}, out.codes.data());

@@ -83,8 +83,6 @@ int product_bits(const FormatInfo& info) {
 
 bool exact_in_bf16(const FormatInfo& info) { return product_bits(info) <= 8; }
 
-std::size_t rounded(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 }  // namespace
 
 struct QuantizedLinear::Plan {
@@ -186,11 +184,12 @@ struct QuantizedLinear::Plan {
     Layout out{};
     const std::size_t groups = packer.has_scales() ? weight.panels().groups : 0;
     out.packed = 0;
-    out.scales = rounded(m * packer.dwords() * 4);
-    out.bias = out.scales + rounded(m * groups * 4);
-    out.scratch = out.bias + rounded(m * groups * 4);
-    out.scratch_stride = rounded(weight.cols() * 4) + rounded(packer.scratch_bytes()) +
-                         rounded(transforms.low_rank.rank * 4);
+    out.scales = round_to_cache_line(m * packer.dwords() * 4);
+    out.bias = out.scales + round_to_cache_line(m * groups * 4);
+    out.scratch = out.bias + round_to_cache_line(m * groups * 4);
+    out.scratch_stride = round_to_cache_line(weight.cols() * 4) +
+                         round_to_cache_line(packer.scratch_bytes()) +
+                         round_to_cache_line(transforms.low_rank.rank * 4);
     out.total = out.scratch + tasks * out.scratch_stride;
     return out;
   }
@@ -269,7 +268,8 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
         apply_input(transforms, from, x.cols, transformed);
         from = transformed;
       }
-      plan.packer.pack(from, row, m, scratch + rounded(x.cols * 4), packed, scales, bias);
+      plan.packer.pack(from, row, m, scratch + round_to_cache_line(x.cols * 4), packed, scales,
+                       bias);
     }
   });
 

@@ -10,6 +10,7 @@
 #include "kernels/registry.h"
 #include "nybble/error.h"
 #include "nybble/format/nf4.h"
+#include "nybble/format/scale.h"
 #include "nybble/quantize/clip_search.h"
 #include "src/quantize/encode_row.h"
 
@@ -21,7 +22,7 @@ namespace {
 float row_amax(const kernels::KernelTable& table, const float* x, std::size_t count) {
   GroupRange range;
   table.group_ranges({x, count, count, &range});
-  if (!std::isnan(range.max)) return std::max(range.max, -range.min);
+  if (!std::isnan(range.max)) return absmax(range);
   float largest = 0;
   for (std::size_t i = 0; i < count; ++i) {
     if (std::isfinite(x[i])) largest = std::max(largest, std::fabs(x[i]));

@@ -12,6 +12,9 @@
 
 namespace nybble {
 
+/// `bytes` rounded up to whole cache lines: what keeps pieces of one block 64-byte aligned.
+constexpr std::size_t round_to_cache_line(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 /// Uninitialised, 64-byte aligned memory; from 2 MiB on aligned to huge pages and asked to lie in
 /// them. Reading weights from 4 KiB pages was measured up to 1.8x slower on a busy machine.
 class AlignedBuffer {

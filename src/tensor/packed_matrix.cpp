@@ -25,7 +25,7 @@ struct PackedMatrix::Data {
   kernels::PackedPanels panels{};
   std::size_t panel_count = 0;
   std::size_t padded_cols = 0;
-  std::size_t scale_groups = 0;  ///< per row, >= shape.groups
+  std::size_t scale_groups = 0;  ///< per row, at least the canonical matrix's
   std::size_t scale_size = 0;    ///< bytes of one scale
   std::size_t sides = 1;
   int table_offset = 0;
@@ -91,9 +91,6 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   const FormatInfo& info = matrix.format.info();
   d.shape.rows = matrix.rows;
   d.shape.cols = matrix.cols;
-  d.shape.group = matrix.group;
-  d.shape.groups = matrix.groups;
-  d.shape.padded_cols = matrix.padded_cols;
   d.shape.tensor = matrix.tensor;
   d.shape.nested_scales = matrix.nested_scales;
   d.shape.nested_offset = matrix.nested_offset;
