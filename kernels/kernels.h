@@ -44,14 +44,18 @@ struct GroupErrorsArgs {
   float* negative_errors;
 };
 
+/// A row of activations as x ~ q * shift(group) * row_scale: one f32 scale a row, a power of two a
+/// group. That costs at most a bit of the smaller groups' resolution against a scale of their own,
+/// and GEMM applies it for nothing (see GemmArgs::x_magic).
 struct QuantizeInt8Args {
   const float* x;
   std::size_t count;
-  std::size_t group;      ///< values that share a scale
+  std::size_t group;      ///< values that share a shift
   std::size_t sum_group;  ///< values per sum; divides `group` or is equal to it
-  std::int8_t* q;         ///< `count` values in -127..127
-  float* scales;       ///< one a group: max(absmax / 127, 2^-120); NaN if the group has Inf or NaN
-  std::int32_t* sums;  ///< one a sum group: the sum of its q
+  std::int8_t* q;         ///< `count` values in -127..127; 0 if the row has Inf or NaN
+  float* row_scale;       ///< max(absmax / 127, 2^-80); NaN if the row has Inf or NaN
+  float* shifts;          ///< one a group: 2^-40 ... 1, the least that keeps |q| <= 127
+  std::int32_t* sums;     ///< one a sum group: the sum of its q
 };
 
 struct CodesToInt8Args {
@@ -97,6 +101,7 @@ struct PackedPanels {
   std::size_t groups;            ///< dot groups along the padded K
   std::size_t groups_per_scale;  ///< consecutive dot groups that share a scale
   ScaleType scale_type;
+  std::size_t scale_size;  ///< bytes of one
   ScaleLayout layout;
   float tensor_scale;
   float levels[16];
@@ -108,6 +113,9 @@ struct PackedPanels {
   bool signed_dot;
 };
 
+/// 1.5 * 2^23: adding an integer n to its bits, |n| < 2^22, adds n to its value.
+inline constexpr float kMagic = 0x1.8p23F;
+
 /// One linear product over a range of panels. Activations come in tiles of R rows (tile_rows
 /// below), interleaved: dword u of row r of a tile at [u * R + r], a dword being 4 int8, 2 bf16 or
 /// 1 f32 along K; tile of rows m0.. starts at dword m0 * dwords.
@@ -118,8 +126,15 @@ struct GemmArgs {
   std::size_t m;
   const void* x;
   std::size_t dwords;          ///< per row: padded K / 4, / 2 or / 1
-  const float* x_scales;       ///< a8: [m0 * groups + g * R + r]
-  const std::int32_t* x_bias;  ///< a8: same layout; -sum(q) times the weight offset (1: zero point)
+  /// Integer dots only, per row and dot group at [m0 * groups + g * R + r]. A dot starts at x_start,
+  /// the bits of x_magic plus the correction for the weights' offset, so that its bits are those of
+  /// the f32 x_magic + shift * dot: one subtraction makes it a float and applies the shift, exactly
+  /// while |dot| < 2^22. x_magic = kMagic * shift.
+  const std::int32_t* x_start;
+  const float* x_magic;
+  const std::int32_t* x_bias;  ///< zero points: -sum(q), within 16 bits
+  const float* x_scales;       ///< f32 scales of activation groups, or null: shifts say it all
+  const float* row_scales;     ///< one a row of x: what its outputs are multiplied with
   float* y;                    ///< M x N
   std::size_t y_stride;
 };

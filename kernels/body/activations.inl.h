@@ -17,27 +17,35 @@ NYBBLE_INLINE void for_sum_groups(std::size_t begin, std::size_t end, std::size_
 }
 
 inline void quantize_int8(const QuantizeInt8Args& args) noexcept {
+  // First every group's peak, in its shift's place.
+  F largest_of_row = zero();
+  M bad = no_lanes();
   for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
     const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
     F largest = zero();
-    M bad = no_lanes();
     std::size_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      const F v = load(args.x + i);
+    for (; i < end; i += kLanes) {
+      const F v = end - i >= kLanes ? load(args.x + i) : load_partial(args.x + i, end - i);
       largest = max(largest, abs(v));
       bad = either(bad, nonfinite(v));
     }
-    if (i < end) {
-      const F v = load_partial(args.x + i, end - i);
-      largest = max(largest, abs(v));
-      bad = either(bad, nonfinite(v));
-    }
-    // The floor keeps 1 / scale finite for groups of zeros and denormals.
-    const float peak = reduce_max(largest) / 127.0F;
-    const float scale = peak > 0x1p-120F ? peak : 0x1p-120F;
-    // A group with Inf or NaN: all q are 0 and the scale says so.
-    args.scales[g] = any(bad) ? std::numeric_limits<float>::quiet_NaN() : scale;
-    const F inverse = set1(1.0F / scale);
+    largest_of_row = max(largest_of_row, largest);
+    args.shifts[g] = reduce_max(largest);
+  }
+  // The floor keeps 1 / (scale * shift) finite for rows of zeros and denormals.
+  const float peak = reduce_max(largest_of_row) / 127.0F;
+  const float row_scale = peak > 0x1p-80F ? peak : 0x1p-80F;
+  const float inverse_scale = 1.0F / row_scale;
+  *args.row_scale = any(bad) ? std::numeric_limits<float>::quiet_NaN() : row_scale;
+  for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
+    const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
+    // Up to a power of two: the exponent of the ratio, plus one unless its mantissa is zero.
+    const float ratio = args.shifts[g] / 127.0F / row_scale;
+    const std::uint32_t up = (std::bit_cast<std::uint32_t>(ratio) + 0x007FFFFFU) & 0x7F800000U;
+    const float shift =
+        ratio > 0x1p-40F ? (ratio < 1.0F ? std::bit_cast<float>(up) : 1.0F) : 0x1p-40F;
+    args.shifts[g] = shift;
+    const F inverse = set1(inverse_scale * (1.0F / shift));
     for_sum_groups(begin, end, args.sum_group, args.sums, [&](std::size_t at, std::size_t left) {
       const F v = left >= kLanes ? load(args.x + at) : load_partial(args.x + at, left);
       const F q = round_even(mul(v, inverse));

@@ -1,34 +1,39 @@
 // int8 activations x 4-bit weights by integer dots, exact within a group; groups are combined in
-// ascending K by one FMA each, so every target gives the same bits. Included inside a target's
-// region and namespace, after gemm.inl.h.
+// ascending K by one FMA each, so every target gives the same bits. A group costs a row its dots,
+// one subtraction (GemmArgs::x_magic) and one FMA. Included inside a target's region and namespace,
+// after gemm.inl.h.
 
 /// Both halves of a panel at once, where registers allow; else one after the other.
 template <int R>
 inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kParts) : 1;
 
-/// What steps share that compute straight from nibbles: blocks of 32 dot groups whose scales are
-/// decoded once for all tiles. HalfChunks: groups of 16.
+/// What steps share that compute straight from nibbles. The first tile of a block decodes the scales
+/// for all others and asks for the nibbles to come. HalfChunks: groups of 16.
 template <ScaleLayout Layout, bool HalfChunks>
 struct NibbleStep {
-  static constexpr std::size_t kBlockGroups = 32;
+  /// Nibbles of a panel's block, its scales and a tile's activations lie in L1 together.
+  static constexpr std::size_t kBlockValues = 1024;
+  static constexpr std::size_t kMaxGroups = kBlockValues / (HalfChunks ? 16 : 32);
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
 
   const GemmArgs& args;
   const PackedPanels& weight;
+  std::size_t block_groups;
   std::size_t blocks;
-  float scale_multiplier;  ///< folded into the decoded scales
   // Of the current panel and block:
+  ScaleCursor cursor;
   const std::uint8_t* codes = nullptr;
   const std::uint8_t* zeros = nullptr;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
-  alignas(64) float scales[kBlockGroups * kSides * 16];
+  alignas(64) float scales[kMaxGroups * kSides * 16];
 
-  NibbleStep(const GemmArgs& gemm, float multiplier)
+  explicit NibbleStep(const GemmArgs& gemm)
       : args(gemm),
         weight(*gemm.weight),
-        blocks((weight.groups + kBlockGroups - 1) / kBlockGroups),
-        scale_multiplier(multiplier) {}
+        block_groups(kBlockValues / weight.group),
+        blocks((weight.groups + block_groups - 1) / block_groups),
+        cursor(weight, 0) {}
 
   /// Vectors of 8 k per group.
   [[nodiscard]] NYBBLE_INLINE std::size_t group_vectors() const {
@@ -36,16 +41,34 @@ struct NibbleStep {
   }
 
   NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
-    first_group = block * kBlockGroups;
+    first_group = block * block_groups;
     end_group =
-        weight.groups - first_group < kBlockGroups ? weight.groups : first_group + kBlockGroups;
+        weight.groups - first_group < block_groups ? weight.groups : first_group + block_groups;
     codes = weight.codes + panel * weight.code_stride;
+    cursor = ScaleCursor(weight, panel);
     if (Layout == ScaleLayout::zero_point) zeros = weight.zeros + panel * weight.zero_stride;
-    decode_scales(weight, panel, first_group, end_group, scale_multiplier, scales);
+  }
+
+  /// The scales of group g for P vectors of lanes from `part` on, to where they wait for all tiles.
+  template <int P>
+  NYBBLE_INLINE void decode_scales_of(std::size_t g, std::size_t part) {
+    const std::uint8_t* from = cursor.at(g);
+    const std::size_t group_bytes = cursor.bytes * cursor.sides;
+    const std::size_t group_values = HalfChunks ? 16 : weight.group;
+    prefetch_ahead(from, group_bytes * (kPrefetchFar / 8) / group_values,
+                   group_bytes * (kPrefetchNear / 8) / group_values);
+    for (std::size_t side = 0; side < kSides; ++side) {
+      for (std::size_t p = part; p < part + P; ++p) {
+        store(scales + ((g - first_group) * kSides + side) * 16 + p * kLanes,
+              load_scale(weight.scale_type,
+                         from + side * cursor.bytes + p * kLanes * weight.scale_size));
+      }
+    }
   }
 };
 
-template <ScaleLayout Layout, bool HalfChunks, bool Signed>
+/// XScaled: activation groups have f32 scales of their own (GemmArgs::x_scales).
+template <ScaleLayout Layout, bool HalfChunks, bool Signed, bool XScaled>
 struct A8Step : NibbleStep<Layout, HalfChunks> {
   using Base = NibbleStep<Layout, HalfChunks>;
   using Base::args, Base::weight, Base::codes, Base::zeros, Base::scales, Base::first_group;
@@ -53,7 +76,7 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
 
   ByteTable table[2];
 
-  explicit A8Step(const GemmArgs& gemm) : Base(gemm, gemm.weight->tensor_scale) {
+  explicit A8Step(const GemmArgs& gemm) : Base(gemm) {
     std::uint8_t first[16];
     std::uint8_t second[16];
     for (std::size_t i = 0; i < 16; ++i) {
@@ -70,14 +93,18 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
     table[1] = byte_table(second);
   }
 
+  [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t m) const { return args.row_scales[m]; }
+
   template <int R>
-  NYBBLE_INLINE void tile(std::size_t m, float* acc) const {
+  NYBBLE_INLINE void tile(std::size_t m, float* acc, bool first) {
     constexpr int kJoint = kJointParts<R>;
-    for (std::size_t part = 0; part < kParts; part += kJoint) tile_part<R, kJoint>(m, part, acc);
+    for (std::size_t part = 0; part < kParts; part += kJoint) {
+      tile_part<R, kJoint>(m, part, acc, first);
+    }
   }
 
   template <int R, int P>
-  NYBBLE_INLINE void tile_part(std::size_t m, std::size_t part, float* acc_memory) const {
+  NYBBLE_INLINE void tile_part(std::size_t m, std::size_t part, float* acc_memory, bool first) {
     F acc[P][R];
     for (int p = 0; p < P; ++p) {
       for (int r = 0; r < R; ++r) {
@@ -88,59 +115,61 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
     const std::uint8_t* w = codes + first_group * vectors * 64 + part * kLanes * 4;
     const auto* x = static_cast<const std::int8_t*>(args.x) +
                     4 * (m * args.dwords + first_group * vectors * 2 * R);
-    const float* x_scale = args.x_scales + m * weight.groups + first_group * R;
-    const std::int32_t* x_bias = args.x_bias + m * weight.groups + first_group * R;
+    const std::size_t at = m * weight.groups + first_group * R;
+    const std::int32_t* x_start = args.x_start + at;
+    const float* x_magic = args.x_magic + at;
+    const std::int32_t* x_bias = args.x_bias + at;
+    const float* x_scale = XScaled ? args.x_scales + at : nullptr;
     const float* scale = scales + part * kLanes;
     for (std::size_t g = first_group; g < end_group; ++g) {
+      if (first) Base::template decode_scales_of<P>(g, part);
       I sum[kSides][P][R];
       for (int p = 0; p < P; ++p) {
         for (int r = 0; r < R; ++r) {
+          sum[0][p][r] = iset1(x_start[r]);
           if constexpr (Layout == ScaleLayout::zero_point) {
             const I zero_level = widen_u8(zeros + g / weight.groups_per_scale * 16 +
                                           (part + static_cast<std::size_t>(p)) * kLanes);
-            sum[0][p][r] = imul(zero_level, iset1(x_bias[r]));
+            sum[0][p][r] = iadd_product16(sum[0][p][r], zero_level, x_bias[r]);
           } else if constexpr (Layout == ScaleLayout::sign_split) {
-            sum[0][p][r] = sum[1][p][r] = iset1(0);
-          } else {
-            sum[0][p][r] = iset1(x_bias[r]);
+            sum[1][p][r] = iset1(x_start[r]);
           }
         }
       }
       for (std::size_t v = 0; v < vectors; ++v) {
+        if (first && part == 0) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
         for (int p = 0; p < P; ++p) {
           const B nibbles = load_bytes(w + static_cast<std::size_t>(p) * kLanes * 4);
           for (int side = 0; side < kSides; ++side) {
             const B low = lookup_low(table[side], nibbles);
             const B high = lookup_high(table[side], nibbles);
-            for (int r = 0; r < R; ++r) {
+            const auto add_dot = [&](int r, const B& weights, const std::int8_t* four) {
               I& s = sum[side][p][r];
-              if constexpr (Signed) {
-                s = dot_signed(s, low, x + 4 * r);
-                s = dot_signed(s, high, x + 4 * (R + r));
-              } else {
-                s = dot(s, low, x + 4 * r);
-                s = dot(s, high, x + 4 * (R + r));
-              }
-            }
+              s = Signed ? dot_signed(s, weights, four) : dot(s, weights, four);
+            };
+            // All rows between two dots into one sum: their latency hides.
+            for (int r = 0; r < R; ++r) add_dot(r, low, x + 4 * r);
+            for (int r = 0; r < R; ++r) add_dot(r, high, x + 4 * (R + r));
           }
         }
         w += 64;
         x += 8 * R;
       }
       for (int p = 0; p < P; ++p) {
-        const F first = load(scale + p * static_cast<int>(kLanes));
-        for (int r = 0; r < R; ++r) {
-          const F by = set1(x_scale[r]);
-          acc[p][r] = fma(to_float(sum[0][p][r]), mul(first, by), acc[p][r]);
-          if constexpr (Layout == ScaleLayout::sign_split) {
-            const F second = load(scale + 16 + p * static_cast<int>(kLanes));
-            acc[p][r] = fnma(to_float(sum[1][p][r]), mul(second, by), acc[p][r]);
+        for (int side = 0; side < kSides; ++side) {
+          const F by = load(scale + side * 16 + p * static_cast<int>(kLanes));
+          for (int r = 0; r < R; ++r) {
+            const F value = sub(as_float(sum[side][p][r]), set1(x_magic[r]));
+            const F times = XScaled ? mul(by, set1(x_scale[r])) : by;
+            acc[p][r] = side == 0 ? fma(value, times, acc[p][r]) : fnma(value, times, acc[p][r]);
           }
         }
       }
       scale += kSides * 16;
-      x_scale += R;
+      x_start += R;
+      x_magic += R;
       x_bias += R;
+      if constexpr (XScaled) x_scale += R;
     }
     for (int p = 0; p < P; ++p) {
       for (int r = 0; r < R; ++r) {
@@ -150,15 +179,21 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
   }
 };
 
+template <ScaleLayout Layout, bool HalfChunks, bool Signed>
+inline void gemm_a8_groups(const GemmArgs& args) {
+  if (args.x_scales != nullptr) {
+    A8Step<Layout, HalfChunks, Signed, true> step(args);
+    gemm_loops(args, step);
+  } else {
+    A8Step<Layout, HalfChunks, Signed, false> step(args);
+    gemm_loops(args, step);
+  }
+}
+
 template <ScaleLayout Layout, bool Signed>
 inline void gemm_a8(const GemmArgs& args) {
-  if (args.weight->group == 16) {
-    A8Step<Layout, true, Signed> step(args);
-    gemm_loops(args, step, 1.0F);
-  } else {
-    A8Step<Layout, false, Signed> step(args);
-    gemm_loops(args, step, 1.0F);
-  }
+  if (args.weight->group == 16) return gemm_a8_groups<Layout, true, Signed>(args);
+  gemm_a8_groups<Layout, false, Signed>(args);
 }
 
 inline void gemm_a8_symmetric(const GemmArgs& args) noexcept {

@@ -11,7 +11,7 @@ struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
 
   WordTable table[2];
 
-  explicit Bf16DirectStep(const GemmArgs& gemm) : Base(gemm, 1.0F) {
+  explicit Bf16DirectStep(const GemmArgs& gemm) : Base(gemm) {
     float first[16];
     float second[16];
     for (std::size_t i = 0; i < 16; ++i) {
@@ -24,8 +24,12 @@ struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
     table[1] = bf16_table(second);
   }
 
+  [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t /*m*/) const {
+    return weight.tensor_scale;
+  }
+
   template <int R>
-  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory) const {
+  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory, bool first_tile) {
     // Independent sums hide the latency of the dot when there are few rows.
     constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;
     F acc[R];
@@ -36,6 +40,7 @@ struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
         static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
     const float* scale = scales;
     for (std::size_t g = first_group; g < end_group; ++g) {
+      if (first_tile) Base::template decode_scales_of<1>(g, 0);
       F sum[kSides][kChains][R];
       for (auto& side : sum) {
         for (auto& chain : side) {
@@ -43,6 +48,7 @@ struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
         }
       }
       for (std::size_t v = 0; v < vectors; ++v) {
+        if (first_tile) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
         const B nibbles = load_bytes(w);
         for (int side = 0; side < kSides; ++side) {
           const F pairs[4] = {
@@ -76,9 +82,9 @@ template <ScaleLayout Layout>
 inline void gemm_bf16_direct(const GemmArgs& args) {
   if (args.weight->group == 16) {
     Bf16DirectStep<Layout, true> step(args);
-    gemm_loops(args, step, args.weight->tensor_scale);
+    gemm_loops(args, step);
   } else {
     Bf16DirectStep<Layout, false> step(args);
-    gemm_loops(args, step, args.weight->tensor_scale);
+    gemm_loops(args, step);
   }
 }

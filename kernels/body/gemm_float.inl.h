@@ -21,7 +21,6 @@ struct FloatStep {
 
   const GemmArgs& args;
   const PackedPanels& weight;
-  float scale_multiplier;
   std::size_t chunks;
   std::size_t blocks;
   FloatTable levels;
@@ -30,10 +29,9 @@ struct FloatStep {
   std::size_t end_chunk = 0;
   alignas(64) float decoded[kBlockChunks * kChunk / kPair * 16];
 
-  FloatStep(const GemmArgs& gemm, float multiplier)
+  explicit FloatStep(const GemmArgs& gemm)
       : args(gemm),
         weight(*gemm.weight),
-        scale_multiplier(multiplier),
         chunks(weight.groups * weight.group / kChunk),
         blocks((chunks + kBlockChunks - 1) / kBlockChunks) {
     // Sign split: each level in one of two tables, 0 in the other, so that two products and a sum
@@ -70,7 +68,7 @@ struct FloatStep {
     const std::size_t first_group = first_chunk * kChunk / weight.group;
     const std::size_t end_group = (end_chunk * kChunk + weight.group - 1) / weight.group;
     alignas(64) float scales[kBlockChunks * 2 * kSides * 16];
-    decode_scales(weight, panel, first_group, end_group, scale_multiplier, scales);
+    decode_scales(weight, panel, first_group, end_group, scales);
     const std::uint8_t* codes =
         weight.codes + panel * weight.code_stride + first_chunk * kChunkBytes;
     for (std::size_t part = 0; part < kParts; ++part) {
@@ -85,6 +83,7 @@ struct FloatStep {
           zero_level = to_float(widen_u8(weight.zeros + panel * weight.zero_stride +
                                          g / weight.groups_per_scale * 16 + part * kLanes));
         }
+        if (part == 0) prefetch_ahead(codes + v * 64, kPrefetchFar, kPrefetchNear);
         const I x = as_int(load_bytes(codes + v * 64 + part * kLanes * 4));
         const auto value = [&](I nibble) {
           F w = lookup(levels, nibble);
@@ -111,8 +110,12 @@ struct FloatStep {
     }
   }
 
+  [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t /*m*/) const {
+    return weight.tensor_scale;
+  }
+
   template <int R>
-  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory) const {
+  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory, bool /*first*/) const {
     constexpr int kP = static_cast<int>(kParts);
     F acc[kP][R];
     for (int p = 0; p < kP; ++p) {
@@ -145,14 +148,14 @@ struct FloatStep {
 };
 
 inline void gemm_a32(const GemmArgs& args) noexcept {
-  FloatStep<F32Numbers> step(args, args.weight->tensor_scale);
-  gemm_loops(args, step, 1.0F);
+  FloatStep<F32Numbers> step(args);
+  gemm_loops(args, step);
 }
 
-/// level x block scale is exact in bf16 for MXFP4, NVFP4 and AMXFP4; the tensor scale waits
-/// outside.
+/// level x block scale is exact in bf16 for MXFP4, NVFP4 and AMXFP4; the tensor scale waits for the
+/// output.
 template <class Numbers>
 inline void gemm_bf16(const GemmArgs& args) {
-  FloatStep<Numbers> step(args, 1.0F);
-  gemm_loops(args, step, args.weight->tensor_scale);
+  FloatStep<Numbers> step(args);
+  gemm_loops(args, step);
 }

@@ -79,9 +79,11 @@ NYBBLE_INLINE I iload(const std::int32_t* p) {
 }
 NYBBLE_INLINE I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
 NYBBLE_INLINE I isub(I a, I b) { return _mm256_sub_epi32(a, b); }
-NYBBLE_INLINE I imul(I a, I b) { return _mm256_mullo_epi32(a, b); }
 NYBBLE_INLINE I iand(I a, I b) { return _mm256_and_si256(a, b); }
 NYBBLE_INLINE I ior(I a, I b) { return _mm256_or_si256(a, b); }
+NYBBLE_INLINE I iadd_product16(I acc, I n, std::int32_t x) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(n, _mm256_set1_epi32(x)));
+}
 template <int N>
 NYBBLE_INLINE I shr(I a) {
   return _mm256_srli_epi32(a, N);

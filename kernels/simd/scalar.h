@@ -139,14 +139,15 @@ NYBBLE_INLINE I iadd(I a, I b) {
 NYBBLE_INLINE I isub(I a, I b) {
   return each<I>([&](std::size_t i) { return a.v[i] - b.v[i]; });
 }
-NYBBLE_INLINE I imul(I a, I b) {
-  return each<I>([&](std::size_t i) { return a.v[i] * b.v[i]; });
-}
 NYBBLE_INLINE I iand(I a, I b) {
   return each<I>([&](std::size_t i) { return a.v[i] & b.v[i]; });
 }
 NYBBLE_INLINE I ior(I a, I b) {
   return each<I>([&](std::size_t i) { return a.v[i] | b.v[i]; });
+}
+/// acc + n * x for integers within 16 bits, n >= 0.
+NYBBLE_INLINE I iadd_product16(I acc, I n, std::int32_t x) {
+  return each<I>([&](std::size_t i) { return acc.v[i] + n.v[i] * x; });
 }
 template <int N>
 NYBBLE_INLINE I shr(I a) {

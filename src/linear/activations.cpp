@@ -1,6 +1,7 @@
 #include "src/linear/activations.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <span>
@@ -45,16 +46,15 @@ ActivationPacker::ActivationPacker(const kernels::KernelTable& table,
       padded_(weight.groups * weight.group),
       dot_group_(weight.group),
       scale_group_(scale_group == 0 ? padded_ : scale_group),
-      step_(weight.integer_step) {
+      output_factor_(weight.integer_step * weight.tensor_scale),
+      weight_offset_(weight.offset) {
   const bool pairs = kind == ActivationKind::bf16 || kind == ActivationKind::format_bf16;
   dwords_ = has_scales() ? padded_ / 4 : padded_ / (pairs ? table.a16_pair : 1);
-  // The dot starts at -(offset of the weights) * sum of the activations; zero points multiply
-  // later.
-  bias_factor_ = weight.layout == ScaleLayout::zero_point ? 1 : weight.offset;
   if (format_) {
     const IntegerLevels integers = integer_levels(format_->info().levels);
     std::copy(integers.integer.begin(), integers.integer.end(), format_integers_);
     format_step_ = integers.step;
+    group_scales_ = has_scales() && format_->info().scale_type != ScaleType::e8m0;
     scale_group_ = format_->info().group == 0 ? padded_ : format_->info().group;
   }
 }
@@ -64,7 +64,7 @@ std::size_t ActivationPacker::scratch_bytes() const {
   const std::size_t groups = padded_ / dot_group_;
   const std::size_t scale_groups = (cols_ + scale_group_ - 1) / scale_group_;
   return round_to_cache_line(padded_ * 4) + round_to_cache_line(padded_ * 2) +
-         2 * round_to_cache_line(groups * 4) + round_to_cache_line(scale_groups * 4) +
+         3 * round_to_cache_line(groups * 4) + round_to_cache_line(scale_groups * 4) +
          round_to_cache_line(cols_) + round_to_cache_line(scale_groups * sizeof(GroupRange)) +
          round_to_cache_line(scale_groups * sizeof(ScaleChoice));
 }
@@ -90,28 +90,46 @@ ActivationPacker::Encoded ActivationPacker::encode(const float* x, std::byte* sc
   return out;
 }
 
-void ActivationPacker::to_integers(const float* x, std::byte* scratch, std::int8_t* q,
-                                   float* scales, std::int32_t* sums) const {
+/// One row for integer dots; all but q and row_scale have one entry a dot group.
+struct ActivationPacker::IntegerRow {
+  std::span<std::int8_t> q;
+  std::span<float> shifts, scales;
+  std::span<std::int32_t> sums;
+  float& row_scale;
+};
+
+void ActivationPacker::to_integers(const float* x, std::byte* scratch,
+                                   const IntegerRow& row) const {
   Carver carver(scratch);
-  const std::size_t groups = padded_ / dot_group_;
   const std::size_t scale_groups = (cols_ + scale_group_ - 1) / scale_group_;
-  const auto group_scales = carver.take<float>(scale_groups);
-  std::fill(q + cols_, q + padded_, std::int8_t{0});
-  std::fill(scales, scales + groups, 0.0F);
-  std::fill(sums, sums + groups, 0);
+  const auto of_groups = carver.take<float>(scale_groups);
+  std::fill(row.q.begin() + static_cast<std::ptrdiff_t>(cols_), row.q.end(), std::int8_t{0});
+  std::fill(row.sums.begin(), row.sums.end(), 0);
+  std::fill(row.shifts.begin(), row.shifts.end(), 1.0F);
+  std::fill(row.scales.begin(), row.scales.end(), 0.0F);
   if (!format_) {
-    table_->quantize_int8({x, cols_, scale_group_, dot_group_, q, group_scales.data(), sums});
+    table_->quantize_int8({x, cols_, scale_group_, dot_group_, row.q.data(), &row.row_scale,
+                           of_groups.data(), row.sums.data()});
   } else {
     const Encoded encoded = encode(x, carver.rest());
     table_->codes_to_int8({encoded.codes.data(), cols_, scale_group_, dot_group_, format_integers_,
-                           encoded.choices.data(), q, sums});
+                           encoded.choices.data(), row.q.data(), row.sums.data()});
+    float largest = 0;
+    row.row_scale = encoded.tensor.scale * format_step_;
     for (std::size_t g = 0; g < scale_groups; ++g) {
-      group_scales[g] = encoded.choices[g].scale.positive * encoded.tensor.scale * format_step_;
+      of_groups[g] = encoded.choices[g].scale.positive;
+      largest = std::max(largest, of_groups[g]);
+      if (std::isnan(of_groups[g])) row.row_scale = of_groups[g];
+    }
+    if (!group_scales_) {
+      // Powers of two: exact shifts from the row's largest, within what f32 holds beside kMagic.
+      row.row_scale *= largest;
+      for (float& scale : of_groups) scale = std::max(scale / largest, 0x1p-120F);
     }
   }
-  const std::size_t used = (cols_ + dot_group_ - 1) / dot_group_;
-  for (std::size_t g = 0; g < used; ++g) {
-    scales[g] = group_scales[g * dot_group_ / scale_group_] * step_;
+  const auto& to = group_scales_ ? row.scales : row.shifts;
+  for (std::size_t g = 0; g < (cols_ + dot_group_ - 1) / dot_group_; ++g) {
+    to[g] = of_groups[g * dot_group_ / scale_group_];
   }
 }
 
@@ -126,8 +144,29 @@ void ActivationPacker::to_floats(const float* x, std::byte* scratch, float* valu
                           encoded.choices.data(), encoded.tensor.scale, values});
 }
 
+std::size_t ActivationPacker::packed_bytes(std::size_t m) const {
+  const std::size_t arrays = has_scales() ? (group_scales_ ? 4 : 3) : 0;
+  return round_to_cache_line(m * dwords_ * 4) +
+         arrays * round_to_cache_line(m * (padded_ / dot_group_) * 4) +
+         (has_scales() ? round_to_cache_line(m * 4) : 0);
+}
+
+PackedActivations ActivationPacker::place(std::byte* memory, std::size_t m) const {
+  Carver carver(memory);
+  PackedActivations out;
+  out.x = carver.take<std::uint32_t>(m * dwords_).data();
+  if (!has_scales()) return out;
+  const std::size_t entries = m * (padded_ / dot_group_);
+  out.x_start = carver.take<std::int32_t>(entries).data();
+  out.x_magic = carver.take<float>(entries).data();
+  out.x_bias = carver.take<std::int32_t>(entries).data();
+  if (group_scales_) out.x_scales = carver.take<float>(entries).data();
+  out.row_scales = carver.take<float>(m).data();
+  return out;
+}
+
 void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, std::byte* scratch,
-                            std::uint32_t* packed, float* scales, std::int32_t* bias) const {
+                            const PackedActivations& out) const {
   // The tile that row m falls into: all but the last few are of the largest size.
   std::size_t begin = m / table_->max_tile * table_->max_tile;
   std::size_t rows = kernels::tile_rows(m_total - begin, table_->max_tile);
@@ -140,15 +179,19 @@ void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, 
   Carver carver(scratch);
   const std::byte* dwords = nullptr;
   if (has_scales()) {
-    const auto q = carver.take<std::int8_t>(padded_);
-    const auto row_scales = carver.take<float>(groups);
-    const auto row_sums = carver.take<std::int32_t>(groups);
-    to_integers(x, carver.rest(), q.data(), row_scales.data(), row_sums.data());
-    for (std::size_t g = 0; g < groups; ++g) {
-      scales[begin * groups + g * rows + r] = row_scales[g];
-      bias[begin * groups + g * rows + r] = -bias_factor_ * row_sums[g];
+    const IntegerRow row{carver.take<std::int8_t>(padded_), carver.take<float>(groups),
+                         carver.take<float>(groups), carver.take<std::int32_t>(groups),
+                         out.row_scales[m]};
+    to_integers(x, carver.rest(), row);
+    out.row_scales[m] *= output_factor_;
+    for (std::size_t g = 0, at = begin * groups + r; g < groups; ++g, at += rows) {
+      const float magic = kernels::kMagic * row.shifts[g];
+      out.x_magic[at] = magic;
+      out.x_start[at] = std::bit_cast<std::int32_t>(magic) - weight_offset_ * row.sums[g];
+      out.x_bias[at] = -row.sums[g];
+      if (group_scales_) out.x_scales[at] = row.scales[g];
     }
-    dwords = reinterpret_cast<const std::byte*>(q.data());
+    dwords = reinterpret_cast<const std::byte*>(row.q.data());
   } else {
     const auto values = carver.take<float>(padded_);
     const auto halves = carver.take<std::uint16_t>(padded_);
@@ -164,7 +207,7 @@ void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, 
       }
     }
   }
-  std::uint32_t* to = packed + begin * dwords_ + r;
+  std::uint32_t* to = out.x + begin * dwords_ + r;
   for (std::size_t u = 0; u < dwords_; ++u, to += rows) std::memcpy(to, dwords + 4 * u, 4);
 }
 

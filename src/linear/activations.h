@@ -19,6 +19,17 @@ enum class ActivationKind : std::uint8_t {
   format_f32,       ///< a4 otherwise
 };
 
+/// Where packed activations lie: the members of kernels::GemmArgs of these names.
+struct PackedActivations {
+  std::uint32_t* x = nullptr;
+  // Null without integer dots:
+  std::int32_t* x_start = nullptr;
+  float* x_magic = nullptr;
+  std::int32_t* x_bias = nullptr;
+  float* x_scales = nullptr;  ///< null where shifts say it all
+  float* row_scales = nullptr;
+};
+
 /// Turns rows of x into what kernels::GemmArgs describes: tiles of rows, interleaved by dwords.
 /// Pure: all memory is the caller's.
 class ActivationPacker {
@@ -33,17 +44,21 @@ class ActivationPacker {
   [[nodiscard]] bool has_scales() const {
     return kind_ == ActivationKind::int8 || kind_ == ActivationKind::format_integers;
   }
+  /// Bytes that `m` packed rows take, a multiple of 64.
+  [[nodiscard]] std::size_t packed_bytes(std::size_t m) const;
+  /// `m` packed rows in packed_bytes(m) bytes of 64-byte aligned memory.
+  [[nodiscard]] PackedActivations place(std::byte* memory, std::size_t m) const;
   /// Bytes of per-task scratch that pack() uses.
   [[nodiscard]] std::size_t scratch_bytes() const;
-  /// Packs row `m` (cols values of x) of `m_total`. `scales` and `bias` may be null without scales.
+  /// Packs row `m` (cols values of x) of `m_total`; see PackedActivations::at.
   void pack(const float* x, std::size_t m, std::size_t m_total, std::byte* scratch,
-            std::uint32_t* packed, float* scales, std::int32_t* bias) const;
+            const PackedActivations& out) const;
 
  private:
   struct Encoded;
   Encoded encode(const float* x, std::byte* scratch) const;
-  void to_integers(const float* x, std::byte* scratch, std::int8_t* q, float* scales,
-                   std::int32_t* sums) const;
+  struct IntegerRow;
+  void to_integers(const float* x, std::byte* scratch, const IntegerRow& row) const;
   void to_floats(const float* x, std::byte* scratch, float* values) const;
 
   const kernels::KernelTable* table_ = nullptr;
@@ -54,10 +69,11 @@ class ActivationPacker {
   std::size_t dwords_ = 0;
   std::size_t dot_group_ = 0;
   std::size_t scale_group_ = 0;
-  float step_ = 1;  ///< of the weight's integer levels, folded into activation scales
-  int bias_factor_ = 0;
+  float output_factor_ = 1;  ///< the step of the weight's integer levels times its tensor scale
+  int weight_offset_ = 0;
   std::int8_t format_integers_[16] = {};
   float format_step_ = 1;
+  bool group_scales_ = false;  ///< activation groups have f32 scales, not only shifts
 };
 
 }  // namespace nybble

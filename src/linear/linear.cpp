@@ -178,15 +178,11 @@ struct QuantizedLinear::Plan {
 
   /// Where things lie in a workspace, for m rows and `tasks` parallel tasks.
   struct Layout {
-    std::size_t packed, scales, bias, scratch, scratch_stride, total;
+    std::size_t scratch, scratch_stride, total;
   };
   [[nodiscard]] Layout layout(std::size_t m, std::size_t tasks) const {
     Layout out{};
-    const std::size_t groups = packer.has_scales() ? weight.panels().groups : 0;
-    out.packed = 0;
-    out.scales = round_to_cache_line(m * packer.dwords() * 4);
-    out.bias = out.scales + round_to_cache_line(m * groups * 4);
-    out.scratch = out.bias + round_to_cache_line(m * groups * 4);
+    out.scratch = packer.packed_bytes(m);
     out.scratch_stride = round_to_cache_line(weight.cols() * 4) +
                          round_to_cache_line(packer.scratch_bytes()) +
                          round_to_cache_line(transforms.low_rank.rank * 4);
@@ -255,9 +251,7 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   const std::size_t room = (workspace.size() - at.scratch) / at.scratch_stride;
   const std::size_t row_tasks = std::min({m, concurrency, room});
   std::byte* memory = workspace.data();
-  auto* packed = reinterpret_cast<std::uint32_t*>(memory + at.packed);
-  auto* scales = reinterpret_cast<float*>(memory + at.scales);
-  auto* bias = reinterpret_cast<std::int32_t*>(memory + at.bias);
+  const PackedActivations packed = plan.packer.place(memory, m);
 
   executor.parallel_for(row_tasks, [&](std::size_t task) {
     std::byte* scratch = memory + at.scratch + task * at.scratch_stride;
@@ -268,8 +262,7 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
         apply_input(transforms, from, x.cols, transformed);
         from = transformed;
       }
-      plan.packer.pack(from, row, m, scratch + round_to_cache_line(x.cols * 4), packed, scales,
-                       bias);
+      plan.packer.pack(from, row, m, scratch + round_to_cache_line(x.cols * 4), packed);
     }
   });
 
@@ -278,8 +271,9 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   const std::size_t panel_count = (panels.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
   const std::size_t tasks = std::min(panel_count, concurrency);
   executor.parallel_for(tasks, [&](std::size_t task) {
-    plan.gemm({&panels, panel_count * task / tasks, panel_count * (task + 1) / tasks, m, packed,
-               plan.packer.dwords(), scales, bias, y.data, y.stride});
+    plan.gemm({&panels, panel_count * task / tasks, panel_count * (task + 1) / tasks, m, packed.x,
+               plan.packer.dwords(), packed.x_start, packed.x_magic, packed.x_bias,
+               packed.x_scales, packed.row_scales, y.data, y.stride});
   });
 
   if (!transforms.has_side_branch()) return;

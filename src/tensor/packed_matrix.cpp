@@ -111,6 +111,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   p.groups_per_scale = info.group == 0 ? p.groups : matrix.group / group;
   d.scale_groups = (p.groups + p.groups_per_scale - 1) / p.groups_per_scale;
   p.scale_type = type;
+  p.scale_size = d.scale_size;
   p.layout = info.layout;
   p.tensor_scale = matrix.tensor.scale;
   p.code_stride = d.padded_cols / kChunk * kChunkBytes;

@@ -116,18 +116,23 @@ std::vector<double> weight_values(const QuantizedMatrix& q, bool integers) {
   return out;
 }
 
-/// int8 activations as the a8 path defines them, `group` values to a scale.
+/// int8 activations as the a8 path defines them: a scale a row, a power of two per `group` values.
 std::vector<double> int8_values(const std::vector<float>& x, std::size_t k, std::size_t group) {
   std::vector<double> out(x.size());
+  const auto peak = [&](std::size_t begin, std::size_t end) {
+    float largest = 0;
+    for (std::size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(x[i]));
+    return largest / 127.0F;
+  };
   for (std::size_t begin = 0; begin < x.size(); begin += k) {
+    const float scale = std::max(peak(begin, begin + k), 0x1p-80F);
     for (std::size_t g = 0; g < k; g += group) {
       const std::size_t end = std::min(k, g + group);
-      float largest = 0;
-      for (std::size_t i = g; i < end; ++i) largest = std::max(largest, std::fabs(x[begin + i]));
-      const float scale = std::max(largest / 127.0F, 0x1p-120F);
+      float shift = 0x1p-40F;
+      while (shift < peak(begin + g, begin + end) / scale) shift *= 2;
       for (std::size_t i = g; i < end; ++i) {
-        const float q = std::nearbyint(x[begin + i] * (1.0F / scale));
-        out[begin + i] = static_cast<double>(q) * static_cast<double>(scale);
+        const float q = std::nearbyint(x[begin + i] * (1.0F / scale * (1.0F / shift)));
+        out[begin + i] = static_cast<double>(q) * static_cast<double>(scale * shift);
       }
     }
   }

@@ -195,26 +195,35 @@ TEST(Slots, QuantizeInt8) {
         SCOPED_TRACE(c.name + " sums of " + std::to_string(sum_group));
         const std::size_t count = c.values.size();
         std::vector<std::int8_t> q(count + 1, 99);
-        std::vector<float> scales(group_count(c));
+        std::vector<float> shifts(group_count(c));
+        float row_scale = -1;
         std::vector<std::int32_t> sums((count + sum_group - 1) / sum_group, -1);
-        table.quantize_int8(
-            {c.values.data(), count, c.group, sum_group, q.data(), scales.data(), sums.data()});
+        table.quantize_int8({c.values.data(), count, c.group, sum_group, q.data(), &row_scale,
+                             shifts.data(), sums.data()});
         EXPECT_EQ(q.back(), 99) << "wrote past the end";
         std::vector<std::int32_t> expected_sums(sums.size());
-        for (std::size_t g = 0; g < scales.size(); ++g) {
-          const std::size_t end = std::min(count, (g + 1) * c.group);
+        const bool finite = std::all_of(c.values.begin(), c.values.end(),
+                                        [](float x) { return std::isfinite(x); });
+        const auto peak = [&](std::size_t begin, std::size_t end) {
           float largest = 0;
-          bool finite = true;
-          for (std::size_t i = g * c.group; i < end; ++i) {
+          for (std::size_t i = begin; i < end; ++i) {
             largest = std::max(largest, std::fabs(c.values[i]));
-            finite = finite && std::isfinite(c.values[i]);
           }
-          if (!finite) {
-            EXPECT_TRUE(std::isnan(scales[g]));
-          } else {
-            EXPECT_EQ(scales[g], std::max(largest / 127.0F, 0x1p-120F));
+          return largest / 127.0F;
+        };
+        if (finite) {
+          EXPECT_EQ(row_scale, std::max(peak(0, count), 0x1p-80F));
+        } else {
+          EXPECT_TRUE(std::isnan(row_scale));
+        }
+        for (std::size_t g = 0; g < shifts.size(); ++g) {
+          const std::size_t end = std::min(count, (g + 1) * c.group);
+          if (finite) {
+            float expected = 0x1p-40F;
+            while (expected < peak(g * c.group, end) / row_scale) expected *= 2;
+            EXPECT_EQ(shifts[g], expected);
           }
-          const float inverse = 1.0F / scales[g];
+          const float inverse = 1.0F / row_scale * (1.0F / shifts[g]);
           for (std::size_t i = g * c.group; i < end; ++i) {
             const int expected =
                 finite ? static_cast<int>(std::nearbyint(c.values[i] * inverse)) : 0;

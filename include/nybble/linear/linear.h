@@ -16,7 +16,7 @@ namespace nybble {
 
 /// What activations become before they meet the weights (design: "Compute paths").
 enum class Path {
-  a8,   ///< int8, one scale per group of K (or per row)
+  a8,   ///< int8: one f32 scale a row, times a power of two a group of K
   a16,  ///< bf16
   a32,  ///< f32: weight-only quantization as papers mean it
   a4,   ///< a 4-bit format, quantized on the fly: W4A4
@@ -30,7 +30,7 @@ struct LinearOptions {
   Path path = Path::a8;
   /// Only for a4: what activations are quantized to. Default: the weight's own format.
   std::optional<AnyFormat> activations = std::nullopt;
-  /// Only for a8: one activation scale for the whole row instead of one per group of K.
+  /// Only for a8: one activation scale for the whole row, no powers of two per group of K.
   bool scale_per_row = false;
   /// A kernel target by name ("scalar", "avx2", ...). Empty: NYBBLE_TARGET, else the best this CPU
   /// has.
