@@ -24,7 +24,7 @@ int main() {
   std::vector<float> outputs(kTokens * kOutputs);
 
   // Quantize, once: INT4, groups of 32 with an f16 scale each.
-  const auto threads = nybble::make_openmp_executor();
+  const auto threads = nybble::make_thread_executor();
   const nybble::QuantizedMatrix quantized = nybble::quantize_rtn(
       {weights.data(), kOutputs, kInputs}, nybble::parse_format("int4"), *threads);
 

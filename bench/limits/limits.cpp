@@ -144,7 +144,31 @@ std::size_t number_after(const std::string& path, const std::string& key) {
   return file >> value ? value : 0;
 }
 
+/// Size of the first CPU's cache of a level from 2 on, 0 if the system reports none.
+std::size_t cache_bytes(std::size_t level) {
+  for (int index = 0; index < 16; ++index) {
+    const std::string folder =
+        "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+    if (number_after(folder + "level", "") == level) {
+      return number_after(folder + "size", "") * 1024;
+    }
+  }
+  return 0;
+}
+
 }  // namespace
+
+const char* arithmetic_name(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::int8:
+      return "int8";
+    case Arithmetic::bf16:
+      return "bf16";
+    case Arithmetic::f32:
+      return "f32";
+  }
+  return "?";
+}
 
 double peak_gops(Arithmetic arithmetic, std::string_view target, Executor& executor) {
   constexpr std::size_t kRounds = std::size_t{1} << 19;  // a few milliseconds
@@ -179,19 +203,42 @@ double read_gbps(std::size_t bytes, Executor& executor) {
   return static_cast<double>(slice * threads * repeats) / seconds / 1e9;
 }
 
-std::size_t last_level_cache_bytes() {
-  std::size_t largest_level = 0;
-  std::size_t bytes = 0;
-  for (int index = 0; index < 16; ++index) {
-    const std::string folder =
-        "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
-    const std::size_t level = number_after(folder + "level", "");
-    const std::size_t kilobytes = number_after(folder + "size", "");
-    if (level <= largest_level || kilobytes == 0) continue;
-    largest_level = level;
-    bytes = kilobytes * 1024;
+const char* level_name(Level level) {
+  switch (level) {
+    case Level::l2:
+      return "L2";
+    case Level::l3:
+      return "L3";
+    case Level::memory:
+      return "memory";
   }
-  return bytes != 0 ? bytes : std::size_t{32} << 20;
+  return "?";
+}
+
+Level level_of(std::size_t bytes, std::size_t threads) {
+  if (bytes <= cache_bytes(2) * threads) return Level::l2;
+  if (bytes <= cache_bytes(3)) return Level::l3;
+  return Level::memory;
+}
+
+std::size_t probe_bytes(Level level, std::size_t threads) {
+  constexpr std::size_t kLeastOfMemory = std::size_t{256} << 20;
+  switch (level) {
+    case Level::l2:
+      return cache_bytes(2) / 2 * threads;
+    case Level::l3:
+      return cache_bytes(3) / 2;
+    case Level::memory:
+      break;
+  }
+  return std::max(kLeastOfMemory, 8 * last_level_cache_bytes());
+}
+
+std::size_t last_level_cache_bytes() {
+  for (const std::size_t level : {4U, 3U, 2U}) {
+    if (const std::size_t bytes = cache_bytes(level)) return bytes;
+  }
+  return std::size_t{32} << 20;
 }
 
 std::size_t available_memory_bytes() {

@@ -22,9 +22,10 @@ class TaskRef {
   void (*call_)(const void*, std::size_t);
 };
 
-/// Where nybble's parallel loops run. The library starts no thread of its own: an engine passes its
-/// own pool by overriding two functions. Tasks are independent, never nested, and do not throw when
-/// called from QuantizedLinear::run; elsewhere an exception must reach the caller of parallel_for.
+/// Where nybble's parallel loops run. The library starts no thread unless asked: an engine passes
+/// its own pool by overriding two functions. Tasks are independent, never nested, and do not throw
+/// when called from QuantizedLinear::run; elsewhere an exception must reach the caller of
+/// parallel_for.
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -47,5 +48,14 @@ class SerialExecutor final : public Executor {
 /// An executor on OpenMP's threads. `threads` = 0 takes OpenMP's own default (OMP_NUM_THREADS, the
 /// affinity mask). Throws unsupported where nybble was built without OpenMP and threads > 1.
 std::unique_ptr<Executor> make_openmp_executor(std::size_t threads = 0);
+
+/// An executor on threads of its own: `threads` - 1 workers and the caller; 0 takes the number of
+/// CPUs in the process's affinity mask. Made for jobs of microseconds: workers look for the next
+/// job for 50 microseconds before they sleep, and the caller does itself what no worker has begun,
+/// so that a job never waits for a worker that gets no CPU. While a job runs, a second one (from
+/// another thread or from a task) runs serially on the thread that asked for it. The first
+/// exception of a task is rethrown when every task that began has ended. Throws unsupported if the
+/// system does not start so many threads.
+std::unique_ptr<Executor> make_thread_executor(std::size_t threads = 0);
 
 }  // namespace nybble

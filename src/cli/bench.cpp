@@ -1,7 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "commands.h"
 #include "linear_bench.h"
@@ -17,8 +20,10 @@ namespace {
 struct Options {
   std::size_t n = 4096;
   std::size_t k = 4096;
-  std::size_t m = 1;
-  std::string format, path = "a8", activations, target;
+  std::vector<std::size_t> m = {1};
+  std::vector<std::string> formats;
+  std::vector<std::string> paths = {"a8"};
+  std::string activations, target;
   bool per_row_scales = false;
   bool hot = false;
   std::size_t threads = 0;
@@ -26,72 +31,149 @@ struct Options {
   bool json = false;
 };
 
+/// An option that belongs to one path is for the cases of that path; there must be one.
+void check_path_option(const Options& options, const char* option, Path path) {
+  for (const std::string& name : options.paths) {
+    if (parse_path(name) == path) return;
+  }
+  throw Error(ErrorCode::bad_option, fmt::format("{} goes with path {}, not {}", option,
+                                                 path_name(path), fmt::join(options.paths, ",")));
+}
+
 LinearBench bench_of(const Options& options) {
+  if (options.per_row_scales) check_path_option(options, "--per-row-scales", Path::a8);
+  if (!options.activations.empty()) check_path_option(options, "--activations", Path::a4);
   LinearBench bench{.n = options.n,
                     .k = options.k,
                     .m = options.m,
-                    .format = parse_format(options.format),
-                    .linear = {},
+                    .cases = {},
                     .cold = !options.hot,
                     .min_seconds = options.seconds};
-  bench.linear.path = parse_path(options.path);
-  bench.linear.scale_per_row = options.per_row_scales;
-  bench.linear.target = options.target;
-  if (!options.activations.empty()) bench.linear.activations = parse_format(options.activations);
-  if (options.per_row_scales && bench.linear.path != Path::a8) {
-    throw Error(ErrorCode::bad_option,
-                fmt::format("--per-row-scales goes with path a8, not {}", options.path));
+  for (const std::string& format : options.formats) {
+    for (const std::string& path : options.paths) {
+      LinearCase& added = bench.cases.emplace_back(LinearCase{parse_format(format), {}});
+      added.options.path = parse_path(path);
+      added.options.target = options.target;
+      added.options.scale_per_row = options.per_row_scales && added.options.path == Path::a8;
+      if (!options.activations.empty() && added.options.path == Path::a4) {
+        added.options.activations = parse_format(options.activations);
+      }
+    }
   }
   return bench;
 }
 
-void run_bench(const Options& options) {
-  const LinearBench bench = bench_of(options);
-  const auto executor = make_openmp_executor(options.threads);
-  const LinearBenchResult result = run_linear_bench(bench, *executor);
-  const double operations = 2.0 * static_cast<double>(bench.m) * static_cast<double>(bench.n) *
-                            static_cast<double>(bench.k);
-  const double gflops = operations / result.seconds / 1e9;
-  const double weight_gbps = static_cast<double>(result.packed_bytes) / result.seconds / 1e9;
-  const double roofline_share = result.roofline_seconds / result.seconds;
-  if (options.json) {
-    return print_json({{"kernel", result.kernel},
-                       {"seconds", result.seconds},
-                       {"gflops", gflops},
-                       {"weight_gbps", weight_gbps},
-                       {"roofline_share", roofline_share},
-                       {"dram_gbps", result.dram_gbps},
-                       {"peak_gops", result.peak_gops},
-                       {"relative_error", result.relative_error},
-                       {"n", bench.n},
-                       {"k", bench.k},
-                       {"m", bench.m},
-                       {"format", bench.format.info().spec},
-                       {"path", path_name(bench.linear.path)},
-                       {"threads", executor->concurrency()},
-                       {"target", result.target},
-                       {"cold", bench.cold}});
-  }
-  fmt::print("kernel          {} (target {}, {} thread{})\n", result.kernel, result.target,
-             executor->concurrency(), executor->concurrency() == 1 ? "" : "s");
+/// A result in the units that are printed.
+struct Figures {
+  double microseconds, p10, p90, gflops, weight_gbps, roofline_share;
+
+  explicit Figures(const LinearBenchResult& result)
+      : microseconds(result.seconds * 1e6),
+        p10(result.seconds_p10 * 1e6),
+        p90(result.seconds_p90 * 1e6),
+        gflops(result.operations / result.seconds / 1e9),
+        weight_gbps(static_cast<double>(result.packed_bytes) / result.seconds / 1e9),
+        roofline_share(result.roofline_seconds / result.seconds) {}
+};
+
+Json json_of(const LinearBench& bench, const LinearBenchResult& result, std::size_t threads) {
+  const Figures figures(result);
+  return {{"kernel", result.kernel},
+          {"seconds", result.seconds},
+          {"gflops", figures.gflops},
+          {"weight_gbps", figures.weight_gbps},
+          {"roofline_share", figures.roofline_share},
+          {"dram_gbps", result.read_gbps},
+          {"peak_gops", result.peak_gops},
+          {"relative_error", result.relative_error},
+          {"n", bench.n},
+          {"k", bench.k},
+          {"m", result.m},
+          {"format", result.format},
+          {"path", path_name(result.path)},
+          {"threads", threads},
+          {"target", result.target},
+          {"cold", bench.cold}};
+}
+
+constexpr const char* kFewCopies =
+    ", half of the free memory: less than 8 times the last-level cache";
+
+std::string threads_text(std::size_t threads) {
+  return fmt::format("{} thread{}", threads, threads == 1 ? "" : "s");
+}
+
+void print_one(const LinearBench& bench, const LinearBenchResult& result, std::size_t threads) {
+  const Figures figures(result);
+  fmt::print("kernel          {} (target {}, {})\n", result.kernel, result.target,
+             threads_text(threads));
   fmt::print("layer           n = {}, k = {}, m = {}, {} on path {}, {:.2f} MB packed\n", bench.n,
-             bench.k, bench.m, bench.format.info().spec, path_name(bench.linear.path),
+             bench.k, result.m, result.format, path_name(result.path),
              static_cast<double>(result.packed_bytes) / 1e6);
   if (bench.cold) {
     fmt::print("weights         cold: {} copies in turn{}\n", result.copies,
-               result.enough_copies
-                   ? ""
-                   : ", half of the free memory: less than 8 times the last-level cache");
+               result.enough_copies ? "" : kFewCopies);
   } else {
     fmt::print("weights         hot: one copy\n");
   }
   fmt::print("time            {:.2f} us, p10 {:.2f}, p90 {:.2f} ({} repetitions)\n",
-             result.seconds * 1e6, result.seconds_p10 * 1e6, result.seconds_p90 * 1e6,
-             result.repetitions);
-  fmt::print("arithmetic      {:.1f} GOP/s of {:.1f}\n", gflops, result.peak_gops);
-  fmt::print("weight reading  {:.1f} GB/s of {:.1f}\n", weight_gbps, result.dram_gbps);
-  fmt::print("roofline share  {:.1f} %\n", 100 * roofline_share);
+             figures.microseconds, figures.p10, figures.p90, result.repetitions);
+  fmt::print("arithmetic      {:.1f} GOP/s of {:.1f}\n", figures.gflops, result.peak_gops);
+  fmt::print("weight reading  {:.1f} GB/s of {:.1f}\n", figures.weight_gbps, result.read_gbps);
+  fmt::print("roofline share  {:.1f} %\n", 100 * figures.roofline_share);
   fmt::print("relative error  {:.5f}\n", result.relative_error);
+}
+
+/// A row each; the limits that their shares are of come once, below.
+void print_table(const LinearBench& bench, const std::vector<LinearBenchResult>& results,
+                 std::size_t threads) {
+  std::size_t width = 6;
+  std::set<std::string> limits;
+  bool enough_copies = true;
+  for (const LinearBenchResult& result : results) {
+    width = std::max(width, result.format.size());
+    limits.insert(
+        fmt::format("{:.1f} GB/s from {}", result.read_gbps, limits::level_name(result.level)));
+    limits.insert(fmt::format("{:.1f} GOP/s in {}", result.peak_gops,
+                              limits::arithmetic_name(result.arithmetic)));
+    enough_copies = enough_copies && result.enough_copies;
+  }
+  fmt::print("n = {}, k = {}, target {}, {}, weights {}{}\n\n", bench.n, bench.k,
+             results.front().target, threads_text(threads), bench.cold ? "cold" : "hot",
+             enough_copies ? "" : kFewCopies);
+  fmt::print("{:<{}}  path  {:>5}  {:>10}  {:>19}  {:>7}  {:>6}  {:>6}  {:>9}\n", "format", width,
+             "M", "us", "p10 - p90", "GFLOP/s", "GB/s", "roof", "rel.error");
+  for (const LinearBenchResult& result : results) {
+    const Figures figures(result);
+    fmt::print(
+        "{:<{}}  {:<4}  {:>5}  {:>10.2f}  {:>19}  {:>7.1f}  {:>6.1f}  {:>4.0f} %  {:>9.5f}\n",
+        result.format, width, path_name(result.path), result.m, figures.microseconds,
+        fmt::format("{:.2f} - {:.2f}", figures.p10, figures.p90), figures.gflops,
+        figures.weight_gbps, 100 * figures.roofline_share, result.relative_error);
+  }
+  fmt::print("\nLimits: {}.\n", fmt::join(limits, "; "));
+}
+
+void run_bench(const Options& options) {
+  const LinearBench bench = bench_of(options);
+  const auto executor = make_thread_executor(options.threads);
+  const std::size_t threads = executor->concurrency();
+  const std::vector<LinearBenchResult> results = run_linear_bench(bench, *executor);
+  if (results.size() == 1) {
+    const LinearBenchResult& result = results.front();
+    return options.json ? print_json(json_of(bench, result, threads))
+                        : print_one(bench, result, threads);
+  }
+  if (!options.json) return print_table(bench, results, threads);
+  Json array = Json::array();
+  for (const LinearBenchResult& result : results) {
+    Json& added = array.emplace_back(json_of(bench, result, threads));
+    added["seconds_p10"] = result.seconds_p10;
+    added["seconds_p90"] = result.seconds_p90;
+    added["repetitions"] = result.repetitions;
+    added["weights_from"] = limits::level_name(result.level);
+  }
+  print_json(array);
 }
 
 }  // namespace
@@ -99,15 +181,25 @@ void run_bench(const Options& options) {
 void add_bench_command(CLI::App& app) {
   constexpr std::size_t kLargestAxis = std::size_t{1} << 24;
   CLI::App& command = *app.add_subcommand(
-      "bench", "Time one linear layer and compare it with what this machine allows");
+      "bench",
+      "Time a linear layer and compare it with what this machine allows. Several formats, paths or "
+      "numbers of rows take turns and become a table.");
   const auto options = std::make_shared<Options>();
   const auto axis = CLI::Range(std::size_t{1}, kLargestAxis);
   command.add_option("--n", options->n, "Outputs")->check(axis)->capture_default_str();
   command.add_option("--k", options->k, "Inputs")->check(axis)->capture_default_str();
-  command.add_option("--m", options->m, "Rows of activations")->check(axis)->capture_default_str();
-  command.add_option("--format", options->format, "Format of the weights; see `nybble formats`")
+  command.add_option("--m", options->m, "Rows of activations: a number or several, 1,4,16")
+      ->check(axis)
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      .add_option("--format", options->formats,
+                  "Format of the weights (see `nybble formats`); may be given several times")
       ->required();
-  command.add_option("--path", options->path, "What activations become: a8, a16, a32 or a4")
+  command
+      .add_option("--path", options->paths,
+                  "What activations become: a8, a16, a32 or a4, or several: a8,a16")
+      ->delimiter(',')
       ->capture_default_str();
   command.add_option("--activations", options->activations,
                      "Format of activations on path a4 (default: the weights')");
@@ -121,7 +213,7 @@ void add_bench_command(CLI::App& app) {
       "Take turns with copies of the weights, 8 times the last-level cache in all (the default; at "
       "most half of the free memory)";
   command.add_flag("--cold", cold_help)->excludes(hot);
-  command.add_option("--seconds", options->seconds, "Measure at least so long")
+  command.add_option("--seconds", options->seconds, "Measure each at least so long")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   add_threads_option(command, options->threads);

@@ -133,7 +133,7 @@ void run_cast(const Options& options) {
   const AnyFormat format = parse_format(options.format);
   const FormatInfo& info = format.info();
   check_outputs(options, info);
-  const auto executor = make_openmp_executor(options.threads);
+  const auto executor = make_thread_executor(options.threads);
   const Input input = read_input(options.input);
   const bool propagate =
       options.nonfinite.empty() ? info.propagates_nonfinite : options.nonfinite == "propagate";

@@ -56,7 +56,7 @@ void run_cpu(bool json) {
   const std::string reason = forced != nullptr && *forced != '\0'
                                  ? fmt::format("NYBBLE_TARGET={}", forced)
                                  : "best supported";
-  const std::size_t threads = make_openmp_executor()->concurrency();
+  const std::size_t threads = make_thread_executor()->concurrency();
   if (json) {
     Json targets = Json::array();
     for (const TargetInfo& target : list_targets()) {

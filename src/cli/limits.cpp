@@ -22,26 +22,26 @@ struct Options {
 
 void run_limits(const Options& options) {
   using limits::Arithmetic;
-  constexpr std::size_t kMegabyte = std::size_t{1} << 20;
-  const std::size_t cache = limits::last_level_cache_bytes();
+  using limits::Level;
   Json out = Json::array();
   for (const std::size_t threads :
-       std::set<std::size_t>{1, make_openmp_executor(options.threads)->concurrency()}) {
-    const auto executor = make_openmp_executor(threads);
+       std::set<std::size_t>{1, make_thread_executor(options.threads)->concurrency()}) {
+    const auto executor = make_thread_executor(threads);
     const auto add = [&](const std::string& name, double value, const char* unit) {
       out.push_back({{"name", name}, {"threads", threads}, {"value", value}, {"unit", unit}});
     };
-    add("read_memory", limits::read_gbps(std::max(256 * kMegabyte, 8 * cache), *executor), "GB/s");
-    add("read_last_level_cache", limits::read_gbps(cache / 2, *executor), "GB/s");
-    add("read_256KiB_per_thread", limits::read_gbps(threads * kMegabyte / 4, *executor), "GB/s");
+    for (const Level level : {Level::memory, Level::l3, Level::l2}) {
+      const std::size_t bytes = limits::probe_bytes(level, threads);
+      if (bytes == 0) continue;
+      add(fmt::format("read_{}", limits::level_name(level)), limits::read_gbps(bytes, *executor),
+          "GB/s");
+    }
     for (const TargetInfo& target : list_targets()) {
       if (!target.supported) continue;
-      const auto peak = [&](Arithmetic arithmetic) {
-        return limits::peak_gops(arithmetic, target.name, *executor);
-      };
-      add("int8_" + target.name, peak(Arithmetic::int8), "GOP/s");
-      add("bf16_" + target.name, peak(Arithmetic::bf16), "GOP/s");
-      add("f32_" + target.name, peak(Arithmetic::f32), "GOP/s");
+      for (const Arithmetic type : {Arithmetic::int8, Arithmetic::bf16, Arithmetic::f32}) {
+        add(fmt::format("{}_{}", limits::arithmetic_name(type), target.name),
+            limits::peak_gops(type, target.name, *executor), "GOP/s");
+      }
     }
   }
   if (options.json) return print_json(out);

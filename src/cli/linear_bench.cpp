@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
+#include <memory>
+#include <set>
 #include <string_view>
 #include <vector>
 
-#include "bench/limits/limits.h"
 #include "bench/random_normal.h"
 #include "nybble/error.h"
 #include "nybble/kernels.h"
@@ -63,51 +65,23 @@ struct Reference {
   }
 };
 
-limits::Arithmetic arithmetic(std::string_view kernel) {
+limits::Arithmetic arithmetic_of(std::string_view kernel) {
   if (kernel.starts_with("gemm_a8")) return limits::Arithmetic::int8;
   if (kernel.starts_with("gemm_a16")) return limits::Arithmetic::bf16;
   return limits::Arithmetic::f32;
 }
 
-void check_memory(const LinearBench& bench) {
+void check_memory(const LinearBench& bench, std::size_t most_m) {
   const std::size_t available = limits::available_memory_bytes();
   // Weights in f32, their codes and one packed copy; activations, their packed form and outputs.
   const std::size_t needed =
-      bench.n * bench.k * (4 + 2) + bench.m * (2 * bench.k + bench.n) * sizeof(float);
+      bench.n * bench.k * (4 + 2) + most_m * (2 * bench.k + bench.n) * sizeof(float);
   if (needed <= available) return;
   throw Error(ErrorCode::bad_option,
               fmt::format("bench: n = {}, k = {}, m = {} need {:.1f} GB of memory, {:.1f} GB are "
                           "available",
-                          bench.n, bench.k, bench.m, static_cast<double>(needed) / 1e9,
+                          bench.n, bench.k, most_m, static_cast<double>(needed) / 1e9,
                           static_cast<double>(available) / 1e9));
-}
-
-/// Seconds per call of `call`, sorted: each entry the mean of enough calls in a row to be timed.
-template <class Call>
-std::vector<double> time_calls(double min_seconds, const Call& call) {
-  using Clock = std::chrono::steady_clock;
-  constexpr std::size_t kMinRepetitions = 15;
-  constexpr double kShortestRepetition = 1e-4;
-  const auto seconds_of = [&](std::size_t calls) {
-    const auto start = Clock::now();
-    for (std::size_t i = 0; i < calls; ++i) call();
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  // The best of three: the first calls find cold caches and a workspace still to be grown.
-  std::size_t calls = 1;
-  while (std::min({seconds_of(calls), seconds_of(calls), seconds_of(calls)}) <
-         kShortestRepetition) {
-    calls *= 2;
-  }
-  std::vector<double> out;
-  double total = 0;
-  while (out.size() < kMinRepetitions || total < min_seconds) {
-    const double seconds = seconds_of(calls);
-    total += seconds;
-    out.push_back(seconds / static_cast<double>(calls));
-  }
-  std::sort(out.begin(), out.end());
-  return out;
 }
 
 /// `quantile` of sorted values, the nearest one.
@@ -120,67 +94,198 @@ std::size_t copies_wanted(std::size_t packed_bytes) {
   return (8 * limits::last_level_cache_bytes() + packed_bytes - 1) / packed_bytes;
 }
 
-/// How many copies memory allows, small ones counted with what surrounds them.
-std::size_t copies_allowed(std::size_t packed_bytes) {
+/// How many copies fit in `memory` bytes, small ones counted with what surrounds them.
+std::size_t copies_allowed(std::size_t packed_bytes, std::size_t memory) {
   constexpr std::size_t kOverhead = 8192;
-  return std::max(std::size_t{1},
-                  limits::available_memory_bytes() / 2 / (packed_bytes + kOverhead));
+  return std::max(std::size_t{1}, memory / (packed_bytes + kOverhead));
+}
+
+/// The copies of one case's weights, taken in turn by all that compute with them.
+struct Weights {
+  std::vector<QuantizedLinear> copies;
+  std::size_t turn = 0;
+
+  const QuantizedLinear& next() {
+    turn = (turn + 1) % copies.size();
+    return copies[turn];
+  }
+};
+
+/// One case with one M, and how long its bursts took.
+struct Contestant {
+  LinearBenchResult result;
+  Weights* weights = nullptr;
+  std::size_t calls = 1;        ///< in a burst
+  std::vector<double> seconds;  ///< per call, one entry a burst
+};
+
+/// What was computed last, and with what.
+struct Scratch {
+  MatrixView x;  ///< of the largest M
+  std::vector<float> y;
+  Workspace workspace;
+
+  MatrixView run(Contestant& contestant, Executor& executor) {
+    const QuantizedLinear& layer = contestant.weights->next();
+    const std::size_t m = contestant.result.m;
+    const MutableMatrixView out(y.data(), m, layer.rows());
+    layer.run({x.data, m, x.cols}, out, workspace, executor);
+    return MatrixView(out);
+  }
+
+  double seconds_of(std::size_t calls, Contestant& contestant, Executor& executor) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    for (std::size_t i = 0; i < calls; ++i) run(contestant, executor);
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+};
+
+/// The best that was seen of each limit that some contestant needs.
+class Limits {
+ public:
+  void measure(const std::vector<Contestant>& contestants, Executor& executor) {
+    std::set<limits::Level> levels;
+    std::set<limits::Arithmetic> arithmetics;
+    for (const Contestant& contestant : contestants) {
+      levels.insert(contestant.result.level);
+      arithmetics.insert(contestant.result.arithmetic);
+    }
+    for (const limits::Level level : levels) {
+      const std::size_t bytes = limits::probe_bytes(level, executor.concurrency());
+      double& best = read_gbps_[level];
+      best = std::max(best, limits::read_gbps(bytes, executor));
+    }
+    for (const limits::Arithmetic type : arithmetics) {
+      double& best = peak_gops_[type];
+      const std::string& target = contestants.front().result.target;
+      best = std::max(best, limits::peak_gops(type, target, executor));
+    }
+  }
+
+  void set(LinearBenchResult& result) const {
+    result.read_gbps = read_gbps_.at(result.level);
+    result.peak_gops = peak_gops_.at(result.arithmetic);
+    result.roofline_seconds =
+        std::max(result.operations / (result.peak_gops * 1e9),
+                 static_cast<double>(result.packed_bytes) / (result.read_gbps * 1e9));
+  }
+
+ private:
+  std::map<limits::Level, double> read_gbps_;
+  std::map<limits::Arithmetic, double> peak_gops_;
+};
+
+/// Packs each case as often as `bench` asks for, with half of the free memory for all of them.
+std::vector<std::unique_ptr<Weights>> pack(const LinearBench& bench, MatrixView w,
+                                           Executor& executor) {
+  const std::size_t memory = limits::available_memory_bytes() / 2 / bench.cases.size();
+  std::vector<std::unique_ptr<Weights>> out;
+  for (const LinearCase& item : bench.cases) {
+    const QuantizedMatrix quantized = quantize_rtn(w, item.format, executor);
+    std::vector<QuantizedLinear>& copies = out.emplace_back(std::make_unique<Weights>())->copies;
+    copies.emplace_back(quantized, item.options, executor);
+    if (!bench.cold) continue;
+    const std::size_t bytes = copies.front().packed_bytes();
+    const std::size_t count = std::min(copies_wanted(bytes), copies_allowed(bytes, memory));
+    while (copies.size() < count) copies.emplace_back(quantized, item.options, executor);
+  }
+  return out;
+}
+
+LinearBenchResult result_of(const LinearBench& bench, const LinearCase& item,
+                            const Weights& weights, std::size_t m, std::size_t threads) {
+  LinearBenchResult out;
+  out.format = item.format.info().spec;
+  out.path = item.options.path;
+  out.m = m;
+  out.kernel = weights.copies.front().kernel();
+  out.arithmetic = arithmetic_of(out.kernel);
+  out.target = select_target(item.options.target);
+  out.packed_bytes = weights.copies.front().packed_bytes();
+  out.copies = weights.copies.size();
+  if (bench.cold) {
+    out.enough_copies = out.copies >= copies_wanted(out.packed_bytes);
+  } else {
+    out.level = limits::level_of(out.packed_bytes, threads);
+  }
+  out.operations =
+      2.0 * static_cast<double>(m) * static_cast<double>(bench.n) * static_cast<double>(bench.k);
+  return out;
+}
+
+/// How many calls make a burst long enough to be timed.
+std::size_t calls_of_burst(Contestant& contestant, Scratch& scratch, Executor& executor) {
+  constexpr double kShortestBurst = 5e-4;
+  const auto seconds = [&](std::size_t calls) {
+    return scratch.seconds_of(calls, contestant, executor);
+  };
+  std::size_t calls = 1;
+  // The best of three: the first calls find cold caches.
+  while (std::min({seconds(calls), seconds(calls), seconds(calls)}) < kShortestBurst) calls *= 2;
+  return calls;
 }
 
 }  // namespace
 
-LinearBenchResult run_linear_bench(const LinearBench& bench, Executor& executor) {
-  check_memory(bench);
-  LinearBenchResult out;
-  out.target = select_target(bench.linear.target);
-  const std::vector<float> activations = random_normal(bench.m, bench.k, 1, 1, executor);
-  const MatrixView x(activations.data(), bench.m, bench.k);
+std::vector<LinearBenchResult> run_linear_bench(const LinearBench& bench, Executor& executor) {
+  constexpr std::size_t kLeastRounds = 15;
+  const std::size_t most_m = *std::max_element(bench.m.begin(), bench.m.end());
+  check_memory(bench, most_m);
+  const std::vector<float> activations = random_normal(most_m, bench.k, 1, 1, executor);
+  Scratch scratch{{activations.data(), most_m, bench.k}, std::vector<float>(most_m * bench.n), {}};
   std::vector<float> weights = random_normal(bench.n, bench.k, 0.02F, 2, executor);
   const MatrixView w(weights.data(), bench.n, bench.k);
-  const Reference reference(w, x);
-  const QuantizedMatrix quantized = quantize_rtn(w, bench.format, executor);
+  std::vector<Reference> references;
+  for (const std::size_t m : bench.m) {
+    references.emplace_back(w, MatrixView(activations.data(), m, bench.k));
+  }
+  const std::vector<std::unique_ptr<Weights>> packed = pack(bench, w, executor);
   std::vector<float>().swap(weights);
 
-  std::vector<QuantizedLinear> layers;
-  layers.emplace_back(quantized, bench.linear, executor);
-  out.kernel = layers.front().kernel();
-  out.packed_bytes = layers.front().packed_bytes();
-  if (bench.cold) {
-    const std::size_t wanted = copies_wanted(out.packed_bytes);
-    out.copies = std::min(wanted, copies_allowed(out.packed_bytes));
-    out.enough_copies = out.copies == wanted;
-    while (layers.size() < out.copies) layers.emplace_back(quantized, bench.linear, executor);
+  std::vector<Contestant> contestants;
+  for (std::size_t i = 0; i < bench.cases.size(); ++i) {
+    for (std::size_t j = 0; j < bench.m.size(); ++j) {
+      Contestant& added = contestants.emplace_back();
+      added.result =
+          result_of(bench, bench.cases[i], *packed[i], bench.m[j], executor.concurrency());
+      added.weights = packed[i].get();
+      added.result.relative_error = references[j].relative_error(scratch.run(added, executor));
+      added.calls = calls_of_burst(added, scratch, executor);
+    }
   }
 
-  const auto measure_limits = [&] {
-    constexpr std::size_t kSmallestColdBuffer = std::size_t{256} << 20;
-    const std::size_t bytes =
-        bench.cold ? std::max(kSmallestColdBuffer, 8 * limits::last_level_cache_bytes())
-                   : out.packed_bytes;
-    out.dram_gbps = std::max(out.dram_gbps, limits::read_gbps(bytes, executor));
-    out.peak_gops =
-        std::max(out.peak_gops, limits::peak_gops(arithmetic(out.kernel), out.target, executor));
-  };
-  std::vector<float> result(bench.m * bench.n);
-  const MutableMatrixView y(result.data(), bench.m, bench.n);
-  Workspace workspace;
-  std::size_t turn = 0;
-  measure_limits();
-  const std::vector<double> seconds = time_calls(bench.min_seconds, [&] {
-    layers[turn].run(x, y, workspace, executor);
-    turn = (turn + 1) % layers.size();
-  });
-  measure_limits();
+  Limits limits;
+  limits.measure(contestants, executor);
+  const double budget = bench.min_seconds * static_cast<double>(contestants.size());
+  double total = 0;
+  bool half = false;
+  for (std::size_t round = 0; round < kLeastRounds || total < budget; ++round) {
+    if (!half && 2 * round >= kLeastRounds && 2 * total >= budget) {
+      limits.measure(contestants, executor);
+      half = true;
+    }
+    for (Contestant& contestant : contestants) {
+      // What ran before left the caches to its own activations and code (and weights, if hot).
+      if (contestants.size() > 1) scratch.run(contestant, executor);
+      const double seconds = scratch.seconds_of(contestant.calls, contestant, executor);
+      total += seconds;
+      contestant.seconds.push_back(seconds / static_cast<double>(contestant.calls));
+    }
+  }
+  limits.measure(contestants, executor);
 
-  out.seconds = quantile_of(seconds, 0.5);
-  out.seconds_p10 = quantile_of(seconds, 0.1);
-  out.seconds_p90 = quantile_of(seconds, 0.9);
-  out.repetitions = seconds.size();
-  out.relative_error = reference.relative_error(MatrixView(y));
-  const double operations = 2.0 * static_cast<double>(bench.m) * static_cast<double>(bench.n) *
-                            static_cast<double>(bench.k);
-  out.roofline_seconds = std::max(operations / (out.peak_gops * 1e9),
-                                  static_cast<double>(out.packed_bytes) / (out.dram_gbps * 1e9));
+  std::vector<LinearBenchResult> out;
+  for (Contestant& contestant : contestants) {
+    std::vector<double>& seconds = contestant.seconds;
+    std::sort(seconds.begin(), seconds.end());
+    LinearBenchResult& result = out.emplace_back(std::move(contestant.result));
+    result.seconds = quantile_of(seconds, 0.5);
+    result.seconds_p10 = quantile_of(seconds, 0.1);
+    result.seconds_p90 = quantile_of(seconds, 0.9);
+    result.repetitions = seconds.size();
+    limits.set(result);
+  }
   return out;
 }
 

@@ -16,7 +16,7 @@ void add_json_option(CLI::App& command, bool& json) {
 
 void add_threads_option(CLI::App& command, std::size_t& threads) {
   constexpr std::size_t kMostThreads = 1024;
-  command.add_option("--threads", threads, "Threads (default: OpenMP's)")
+  command.add_option("--threads", threads, "Threads (default: the CPUs this process may use)")
       ->check(CLI::Range(std::size_t{0}, kMostThreads));
 }
 

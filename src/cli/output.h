@@ -18,7 +18,7 @@ void print_json(const Json& json);
 
 /// `--json`.
 void add_json_option(CLI::App& command, bool& json);
-/// `--threads`, 0 = OpenMP's default.
+/// `--threads`, 0 = the CPUs this process may use.
 void add_threads_option(CLI::App& command, std::size_t& threads);
 
 /// "symmetric", "zero_point" or "sign_split".

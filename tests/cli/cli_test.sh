@@ -162,6 +162,9 @@ expect_exit 2 'z80' bench --format int4 --n 64 --k 64 --target z80
 expect_exit 2 'a9' bench --format int4 --n 64 --k 64 --path a9
 expect_exit 2 'path a4' bench --format int4 --n 64 --k 64 --activations mxfp4
 expect_exit 2 'path a8' bench --format int4 --n 64 --k 64 --path a32 --per-row-scales
+expect_exit 2 'path a8, not a16,a32' bench --format int4 --path a16,a32 --per-row-scales
+expect_exit 2 'int5' bench --format int4 --format int5 --n 64 --k 64
+expect_exit 2 'm: Value 0' bench --format int4 --n 64 --k 64 --m 1,0
 expect_exit 2 'memory' bench --format int4 --n 16777216 --k 16777216
 NYBBLE_TARGET=z80
 export NYBBLE_TARGET
@@ -184,6 +187,27 @@ for path in a8 a16 a32 a4; do
 done
 expect_output '"cold":true' '"target":"scalar"' '_scalar"' -- \
   bench --n 256 --k 4096 --format int4 --threads 1 --target scalar --seconds 0 --json
+
+# Lists: one array, formats first, then paths, then m. Options of formats hold commas themselves; an
+# option of one path is for the cases of that path.
+expect_output '[{' '"seconds_p10":' '"seconds_p90":' '"repetitions":' '"weights_from":' -- \
+  bench --n 64 --k 128 --m 1,3 --format int4:group=128,scale=f32 --format mxfp4 --path a8,a4 \
+  --per-row-scales --activations nvfp4 --threads 1 --hot --seconds 0 --json
+expect_same 'order of lists' \
+  "$(tr ',' '\n' <"$scratch/out" | sed -n 's/^"m":/m/p; s/^"format":"\([a-z0-9]*\).*/\1/p
+     s/^"path":"\(.*\)"/\1/p' | tr '\n' ' ')" \
+  'm1 int4 a8 m3 int4 a8 m1 int4 a4 m3 int4 a4 m1 mxfp4 a8 m3 mxfp4 a8 m1 mxfp4 a4 m3 mxfp4 a4 '
+"$nybble" bench --n 64 --k 64 --m 1,2 --format int4 nf4 --threads 1 --hot --seconds 0 >out.txt ||
+  fail 'bench of lists'
+expect_same 'rows of the table' "$(sed -n 's/^\([a-z0-9]*\)  *a8  *\([12]\) .*%.*/\1 \2/p' out.txt |
+  tr '\n' ' ')" 'int4 1 int4 2 nf4 1 nf4 2 '
+grep -q '^Limits: .*GB/s.*GOP/s' out.txt || fail 'limits below the table'
+
+expect_output '"name":"read_memory","threads":1,' '"unit":"GB/s"' '"name":"int8_scalar"' \
+  '"name":"bf16_scalar"' '"name":"f32_scalar"' -- limits --threads 1 --json
+if [ -e /sys/devices/system/cpu/cpu0/cache/index3 ]; then
+  expect_output '"name":"read_L2"' '"name":"read_L3"' -- limits --threads 1 --json
+fi
 
 if [ "$failures" -ne 0 ]; then
   echo "$failures failed"

@@ -11,7 +11,7 @@ int main() {
   std::vector<float> x(kSize, 2);
   std::vector<float> y(kSize);
   nybble::SerialExecutor serial;
-  const auto threads = nybble::make_openmp_executor();
+  const auto threads = nybble::make_thread_executor();
   const auto matrix =
       nybble::quantize_rtn({weights.data(), kSize, kSize}, nybble::parse_format("mxfp4"), *threads);
   const nybble::QuantizedLinear linear(matrix, {}, serial);
