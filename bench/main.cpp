@@ -30,17 +30,18 @@ const QuantizedMatrix& quantized_weights(const AnyFormat& format, Executor& exec
 
 }  // namespace nybble::bench
 
-/// Threads: OMP_NUM_THREADS. Which rows: --benchmark_filter. A target for the quantizers:
+/// Threads: the CPUs of the affinity mask (taskset). Which rows: --benchmark_filter. A target for the quantizers:
 /// NYBBLE_TARGET.
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  const auto executor = nybble::make_openmp_executor();
+  const auto executor = nybble::make_thread_executor();
   benchmark::AddCustomContext("cpu", nybble::cpu_name());
   benchmark::AddCustomContext("threads", std::to_string(executor->concurrency()));
   nybble::bench::add_linear_rows(*executor);
   nybble::bench::add_quantize_rows(*executor);
   nybble::bench::add_activation_rows();
+  nybble::bench::add_attention_rows(*executor);
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

@@ -16,6 +16,9 @@ void add_linear_rows(Executor& executor);
 void add_quantize_rows(Executor& executor);
 /// activations/<int8, bf16 or format>/<target>, one thread
 void add_activation_rows();
+/// attention/<format>/<tokens or head_dim: groups of values>/<path>/<target>, append/<format>/...,
+/// attention/f32: one new token of a layer with grouped queries and 8192 tokens
+void add_attention_rows(Executor& executor);
 
 /// What all rows compute with: random normal weights of kOutputs x kInputs.
 inline constexpr std::size_t kOutputs = 2048;

@@ -139,6 +139,32 @@ struct GemmArgs {
   std::size_t y_stride;
 };
 
+/// A row of attention scores becomes weights that are not yet divided by their sum.
+struct SoftmaxWeightsArgs {
+  float* x;           ///< `count` >= 1 scores, replaced by exp(scale * x - max(scale * x))
+  std::size_t count;
+  float scale;
+  float* sum;  ///< of the weights; NaN (and all weights 0) where a score is Inf or NaN
+};
+
+/// The middle of zero-point codes 0..15: products take code - 8, zero sums put the rest right.
+inline constexpr float kMiddleLevel = 8;
+
+/// Attention weights times the scales of one group of values of every token.
+struct ScaleWeightsArgs {
+  const PackedPanels* tokens;  ///< panels of 16 tokens: only scales and zeros are read
+  std::size_t group;
+  std::size_t side;   ///< 1: the scales of negative levels
+  std::size_t count;  ///< tokens
+  std::size_t rows;   ///< of x and y
+  const float* x;
+  std::size_t x_stride;
+  float* scales;  ///< scratch: `count` rounded up to 16
+  float* y;       ///< x times scale
+  std::size_t y_stride;
+  float* zero_sums;  ///< zero-point layout: one a row, the sum of y * (zero - 8)
+};
+
 #define NYBBLE_KERNEL_SLOT(name, args, description) \
   using name##_fn = void (*)(const args&) noexcept;
 #include "kernels/slots.def"

@@ -10,7 +10,8 @@
 
 namespace llama {
 
-/// The keys and values of one block for all positions seen so far, in f32.
+/// The keys and values of one block for all positions seen so far, in f32. In 4 bits they are a
+/// nybble::KvCache, which computes attention itself.
 class KvCache {
  public:
   KvCache(const Config& config, std::size_t capacity)

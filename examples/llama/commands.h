@@ -35,7 +35,7 @@ struct CompareOptions {
   std::size_t sample = 4096;  ///< tokens the f32 model writes where no file is given
   std::uint64_t seed = 1;
   std::string rows;      ///< "spec/path,spec/path..."; empty: default_rows()
-  ModelSettings common;  ///< target, activations and kv of every row
+  ModelSettings common;  ///< target, activations and attention of every row
   Output output = Output::text;
 };
 

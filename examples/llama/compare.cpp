@@ -134,8 +134,11 @@ void print_table(const Entries& entries, const CompareOptions& options, const Wi
              static_cast<double>(entries[0]->model.linear_weights()) * 1e-6, windows.count(),
              windows.size, source);
   if (options.common.kv) {
+    fmt::print("KV cache of all rows but the first in {}.\n", options.common.kv->keys.info().spec);
+  }
+  if (options.common.attention_cast) {
     fmt::print("Attention (Q, K, P, V) of all rows but the first in {}.\n",
-               options.common.kv->info().spec);
+               options.common.attention_cast->info().spec);
   }
   fmt::print(
       "KL is the divergence from the first row, whose speed is that of plain loops for the "

@@ -22,16 +22,33 @@ constexpr std::size_t kLargestCount = std::size_t{1} << 28;
 
 /// The options that say how a model is computed, as typed.
 struct ModelFlags {
-  std::string model, format, path = "a8", activations, kv, target;
+  std::string model, format, path = "a8", activations, target;
+  std::string kv, kv_values = "tokens", kv_path = "a8", attention_cast;
+  bool kv_center = false;
   std::size_t threads = 0;
 
   void add_common(CLI::App& command) {
     command.add_option("--model", model, "Folder with config.json and safetensors")->required();
     command.add_option("--activations", activations,
                        "Format of activations on path a4 (default: the weights')");
-    command.add_option("--kv", kv, "Format that Q, K, softmax probabilities and V go through");
+    auto* cache = command.add_option("--kv", kv, "Format of the KV cache (default: f32)");
+    command.add_option("--kv-values", kv_values, "What scales of values run along")
+        ->check(CLI::IsMember({"tokens", "head_dim"}))
+        ->needs(cache)
+        ->capture_default_str();
+    command.add_option("--kv-path", kv_path, "Compute path of attention: a8, a16 or a32")
+        ->needs(cache)
+        ->capture_default_str();
+    command
+        .add_flag("--kv-center", kv_center, "Store keys less the mean key of the first tokens read")
+        ->needs(cache);
+    command
+        .add_option(
+            "--attention-cast", attention_cast,
+            "Format that Q, K, softmax probabilities and V go through, without a 4-bit cache")
+        ->excludes(cache);
     command.add_option("--target", target, "Kernel target by name, e.g. scalar, avx2");
-    command.add_option("--threads", threads, "Threads (default: OpenMP's)")
+    command.add_option("--threads", threads, "Threads (default: the CPUs this process may use)")
         ->check(CLI::Range(0, 1024));
   }
   void add_format(CLI::App& command) {
@@ -46,7 +63,15 @@ struct ModelFlags {
     if (!activations.empty()) {
       settings.linear.options.activations = nybble::parse_format(activations);
     }
-    if (!kv.empty()) settings.kv = nybble::parse_format(kv);
+    if (!kv.empty()) {
+      const nybble::AnyFormat kv_format = nybble::parse_format(kv);
+      settings.kv = {
+          kv_format, kv_format,
+          kv_values == "tokens" ? nybble::ValueGroups::tokens : nybble::ValueGroups::head_dim,
+          nybble::parse_path(kv_path), target};
+    }
+    settings.kv_center = kv_center;
+    if (!attention_cast.empty()) settings.attention_cast = nybble::parse_format(attention_cast);
     return settings;
   }
   [[nodiscard]] llama::ModelSettings settings() const {
@@ -124,7 +149,7 @@ void run(int argc, char** argv) {
   }
   const bool comparing = compare_command.parsed();
   llama::ModelSettings settings = comparing ? flags.common() : flags.settings();
-  const auto executor = nybble::make_openmp_executor(flags.threads);
+  const auto executor = nybble::make_thread_executor(flags.threads);
   auto weights = llama::load_weights(flags.model);
   if (comparing) {
     compare.common = std::move(settings);

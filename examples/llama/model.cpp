@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace llama {
 namespace {
@@ -72,13 +73,25 @@ Session::Session(const Model& model, std::size_t capacity, Executor& executor)
       capacity_(capacity),
       rope_(std::min(capacity, model.config().max_positions), model.config().head_dim,
             model.config().rope_theta),
-      attention_(model.config(), model.settings().kv) {
+      attention_(model.config(), model.settings().attention_cast) {
   if (capacity > model.config().max_positions) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("text of {} tokens: the model has positions for {}", capacity,
                             model.config().max_positions));
   }
-  caches_.assign(model.config().layers, KvCache(model.config(), capacity));
+  const Config& config = model.config();
+  if (!model.settings().kv) {
+    caches_.assign(config.layers, KvCache(config, capacity));
+    return;
+  }
+  for (std::size_t i = 0; i < config.layers; ++i) {
+    kv_caches_.emplace_back(config.kv_heads, config.head_dim, capacity, *model.settings().kv);
+  }
+}
+
+void Session::reset() {
+  length_ = 0;
+  for (nybble::KvCache& cache : kv_caches_) cache.clear();
 }
 
 MatrixView Session::forward(std::span<const Token> tokens, Logits which) {
@@ -108,6 +121,15 @@ MatrixView Session::forward(std::span<const Token> tokens, Logits which) {
   return logits;
 }
 
+void Session::center_keys(nybble::KvCache& cache, MatrixView k) {
+  mean_key_.assign(k.cols, 0);
+  for (std::size_t m = 0; m < k.rows; ++m) {
+    for (std::size_t i = 0; i < k.cols; ++i) mean_key_[i] += k.at(m, i);
+  }
+  for (float& value : mean_key_) value /= static_cast<float>(k.rows);
+  cache.set_key_offset(mean_key_);
+}
+
 void Session::run_block(std::size_t index, MutableMatrixView x) {
   const Config& config = model_.config();
   const Model::Block& block = model_.blocks()[index];
@@ -124,9 +146,16 @@ void Session::run_block(std::size_t index, MutableMatrixView x) {
   const MutableMatrixView v = run(block.v, normed, v_);
   rope_.apply(q, length_, executor_);
   rope_.apply(k, length_, executor_);
-  caches_[index].store(k, v, length_);
   const MutableMatrixView attended = attended_.view(x.rows, q.cols);
-  attention_.run(q, caches_[index], length_, attended, executor_);
+  if (kv_caches_.empty()) {
+    caches_[index].store(k, v, length_);
+    attention_.run(q, caches_[index], length_, attended, executor_);
+  } else {
+    const float scale = 1 / std::sqrt(static_cast<float>(config.head_dim));
+    if (length_ == 0 && model_.settings().kv_center) center_keys(kv_caches_[index], k);
+    kv_caches_[index].append(k, v, executor_);
+    kv_caches_[index].attend(q, attended, scale, workspace_, executor_);
+  }
   add(x, run(block.o, attended, delta_), executor_);
 
   rms_norm(x, block.weights->mlp_norm, config.rms_norm_eps, normed, executor_);

@@ -8,13 +8,16 @@
 
 #include "attention.h"
 #include "linear_layer.h"
+#include "nybble/attention/kv_cache.h"
 #include "weights.h"
 
 namespace llama {
 
 struct ModelSettings {
   LinearSettings linear;
-  std::optional<nybble::AnyFormat> kv;  ///< see Attention; none: attention is f32
+  std::optional<nybble::KvCacheOptions> kv;  ///< a 4-bit KV cache; none: f32
+  bool kv_center = false;  ///< keys less the mean of those that one call first brings
+  std::optional<nybble::AnyFormat> attention_cast;  ///< see Attention; not with kv
 };
 
 /// A checkpoint whose linear layers are ready to run. Embeddings, norms and the head stay f32.
@@ -55,7 +58,7 @@ class Session {
   Session(const Model& model, std::size_t capacity, Executor& executor);
 
   /// Forgets the text.
-  void reset() { length_ = 0; }
+  void reset();
   [[nodiscard]] std::size_t length() const { return length_; }
 
   enum class Logits { all, last };
@@ -66,15 +69,18 @@ class Session {
 
  private:
   void run_block(std::size_t index, MutableMatrixView x);
+  void center_keys(nybble::KvCache& cache, MatrixView k);
 
   const Model& model_;
   Executor& executor_;
   std::size_t capacity_;
   std::size_t length_ = 0;
   Rope rope_;
-  std::vector<KvCache> caches_;
+  std::vector<KvCache> caches_;             // either these, one per block,
+  std::vector<nybble::KvCache> kv_caches_;  // or these
   Attention attention_;
   nybble::Workspace workspace_;
+  std::vector<float> mean_key_;
   Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, delta_, logits_;
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 
 // Everything an engine needs in one include. Formats as types are in nybble/format/*.h.
+#include "nybble/attention/kv_cache.h"
 #include "nybble/error.h"
 #include "nybble/executor.h"
 #include "nybble/format/format.h"

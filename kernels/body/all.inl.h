@@ -9,3 +9,5 @@
 #include "kernels/body/gemm_a8.inl.h"
 //
 #include "kernels/body/gemm_float.inl.h"
+//
+#include "kernels/body/attention.inl.h"

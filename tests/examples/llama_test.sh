@@ -67,6 +67,9 @@ expect_perplexity 78.460 --model "$models/booklm" --tokens "$models/booklm/heldo
 
 # Weights in int4, computed in f32: measured with numpy (group 32, f32 scales) as 3.8247.
 expect_perplexity 3.8247 --model "$models/mini" --text "$mini_text" --format int4 --path a32
+# The 4-bit KV cache: what a naive attention over its dequantized contents gives.
+expect_perplexity 3.8400 --model "$models/mini" --text "$mini_text" --kv int4
+expect_perplexity 3.8357 --model "$models/mini" --text "$mini_text" --kv amxfp4
 
 # What the cache remembers is what reading the text anew would give: continuing a text greedily and
 # starting from a longer piece of it meet.
