@@ -111,6 +111,9 @@ struct PackedPanels {
   float integer_step;
   int offset;
   bool signed_dot;
+  /// Sign split only: bit 3 of a code is its sign, and scales are positive with at most two mantissa
+  /// bits (E5M2, E8M0), so that one table indexed by code and mantissa decodes both sides.
+  bool one_table;
 };
 
 /// 1.5 * 2^23: adding an integer n to its bits, |n| < 2^22, adds n to its value.
@@ -137,6 +140,7 @@ struct GemmArgs {
   const float* row_scales;     ///< one a row of x: what its outputs are multiplied with
   float* y;                    ///< M x N
   std::size_t y_stride;
+  const std::uint32_t* y_rows = nullptr;  ///< the row of y that row m goes to; null: m
 };
 
 /// A row of attention scores becomes weights that are not yet divided by their sum.
@@ -177,6 +181,7 @@ struct KernelTable {
 #undef NYBBLE_KERNEL_SLOT
   std::size_t max_tile = 1;  ///< activation rows a GEMM tile takes at most
   int dot_limit = 255;       ///< largest u8 weight its integer dot takes without saturating
+  int split_offset = 0;      ///< what its a8 kernel for one_table weights wants as their offset
   std::size_t a16_pair = 1;  ///< bf16 values a dword of a16 activations holds: 2 = native dot
 };
 

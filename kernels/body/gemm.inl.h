@@ -128,7 +128,8 @@ NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
       const std::size_t count = weight.rows - row < 16 ? weight.rows - row : 16;
       for (std::size_t m = m_begin; m < m_end; ++m) {
         const F times = set1(step.output_scale(m));
-        float* y = args.y + m * args.y_stride + row;
+        const std::size_t to = args.y_rows == nullptr ? m : args.y_rows[m];
+        float* y = args.y + to * args.y_stride + row;
         const float* from = acc + (m - m_begin) * 16;
         for (std::size_t i = 0; i < count; i += kLanes) {
           store_partial(y + i, mul(load(from + i), times), count - i);

@@ -8,20 +8,22 @@ template <int R>
 inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kParts) : 1;
 
 /// What steps share that compute straight from nibbles. The first tile of a block decodes the scales
-/// for all others and asks for the nibbles to come. HalfChunks: groups of 16.
-template <ScaleLayout Layout, bool HalfChunks>
+/// for all others and asks for the nibbles to come. Vectors: of 8 k in a group, where known (loops
+/// without branches are 10 % faster); 0: at run time. BlockValues: of K, so that nibbles of a panel's block, its scales and a tile's activations lie in L1 together.
+template <ScaleLayout Layout, std::size_t Vectors, std::size_t BlockValues = 1024>
 struct NibbleStep {
-  /// Nibbles of a panel's block, its scales and a tile's activations lie in L1 together.
-  static constexpr std::size_t kBlockValues = 1024;
-  static constexpr std::size_t kMaxGroups = kBlockValues / (HalfChunks ? 16 : 32);
+  static constexpr std::size_t kBlockValues = BlockValues;
+  static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors : 64);
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
 
   const GemmArgs& args;
   const PackedPanels& weight;
   std::size_t block_groups;
   std::size_t blocks;
+  ScaleCursor cursor;      ///< of the current panel, as all below
+  std::size_t scales_far;  ///< bytes of scales beside kPrefetchFar bytes of nibbles
+  std::size_t scales_near;
   // Of the current panel and block:
-  ScaleCursor cursor;
   const std::uint8_t* codes = nullptr;
   const std::uint8_t* zeros = nullptr;
   std::size_t first_group = 0;
@@ -33,11 +35,13 @@ struct NibbleStep {
         weight(*gemm.weight),
         block_groups(kBlockValues / weight.group),
         blocks((weight.groups + block_groups - 1) / block_groups),
-        cursor(weight, 0) {}
+        cursor(weight, 0),
+        scales_far(cursor.bytes * cursor.sides * kPrefetchFar / (weight.group * 8)),
+        scales_near(cursor.bytes * cursor.sides * kPrefetchNear / (weight.group * 8)) {}
 
   /// Vectors of 8 k per group.
   [[nodiscard]] NYBBLE_INLINE std::size_t group_vectors() const {
-    return HalfChunks ? 2 : weight.group / 8;
+    return Vectors != 0 ? Vectors : weight.group / 8;
   }
 
   NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
@@ -49,14 +53,17 @@ struct NibbleStep {
     if (Layout == ScaleLayout::zero_point) zeros = weight.zeros + panel * weight.zero_stride;
   }
 
+  /// Where the scales of group g lie; asks for those to come.
+  NYBBLE_INLINE const std::uint8_t* next_scales(std::size_t g) const {
+    const std::uint8_t* from = cursor.at(g);
+    prefetch_ahead(from, scales_far, scales_near);
+    return from;
+  }
+
   /// The scales of group g for P vectors of lanes from `part` on, to where they wait for all tiles.
   template <int P>
   NYBBLE_INLINE void decode_scales_of(std::size_t g, std::size_t part) {
-    const std::uint8_t* from = cursor.at(g);
-    const std::size_t group_bytes = cursor.bytes * cursor.sides;
-    const std::size_t group_values = HalfChunks ? 16 : weight.group;
-    prefetch_ahead(from, group_bytes * (kPrefetchFar / 8) / group_values,
-                   group_bytes * (kPrefetchNear / 8) / group_values);
+    const std::uint8_t* from = next_scales(g);
     for (std::size_t side = 0; side < kSides; ++side) {
       for (std::size_t p = part; p < part + P; ++p) {
         store(scales + ((g - first_group) * kSides + side) * 16 + p * kLanes,
@@ -67,14 +74,23 @@ struct NibbleStep {
   }
 };
 
+/// run(constant) with the Vectors of NibbleStep for a group size.
+template <class Run>
+NYBBLE_INLINE void with_group_vectors(std::size_t group, Run run) {
+  if (group == 16) return run(std::integral_constant<std::size_t, 2>{});
+  if (group == 32) return run(std::integral_constant<std::size_t, 4>{});
+  run(std::integral_constant<std::size_t, 0>{});
+}
+
 /// XScaled: activation groups have f32 scales of their own (GemmArgs::x_scales).
-template <ScaleLayout Layout, bool HalfChunks, bool Signed, bool XScaled>
-struct A8Step : NibbleStep<Layout, HalfChunks> {
-  using Base = NibbleStep<Layout, HalfChunks>;
+template <ScaleLayout Layout, std::size_t Vectors, bool Signed, bool XScaled>
+struct A8Step : NibbleStep<Layout, Vectors> {
+  using Base = NibbleStep<Layout, Vectors>;
   using Base::args, Base::weight, Base::codes, Base::zeros, Base::scales, Base::first_group;
   using Base::end_group, Base::kSides;
 
   ByteTable table[2];
+  std::size_t run_vectors = Vectors == 2 ? 2 : 4;  ///< that 16-bit sums hold; kShortRuns only
 
   explicit A8Step(const GemmArgs& gemm) : Base(gemm) {
     std::uint8_t first[16];
@@ -91,6 +107,17 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
     }
     table[0] = byte_table(first);
     table[1] = byte_table(second);
+    if constexpr (kShortRuns) {
+      int peak = 0;
+      for (std::size_t i = 0; i < 16; ++i) {
+        peak = first[i] > peak ? first[i] : peak;
+        peak = second[i] > peak ? second[i] : peak;
+      }
+      // Each vector adds two dots of two products of up to 127 * peak to 16 bits.
+      while (run_vectors > 1 && 127 * peak * 4 * static_cast<int>(run_vectors) > 32767) {
+        run_vectors /= 2;
+      }
+    }
   }
 
   [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t m) const { return args.row_scales[m]; }
@@ -100,6 +127,23 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
     constexpr int kJoint = kJointParts<R>;
     for (std::size_t part = 0; part < kParts; part += kJoint) {
       tile_part<R, kJoint>(m, part, acc, first);
+    }
+  }
+
+  /// 8 of K of all rows of the tile into their sums.
+  template <int R, int P, class Dot>
+  NYBBLE_INLINE void add_dots(I (&sum)[kSides][P][R], const std::uint8_t* w, const std::int8_t* x,
+                              Dot dot_of) const {
+    for (int p = 0; p < P; ++p) {
+      const B nibbles = load_bytes(w + static_cast<std::size_t>(p) * kLanes * 4);
+      for (int side = 0; side < kSides; ++side) {
+        const B low = lookup_low(table[side], nibbles);
+        const B high = lookup_high(table[side], nibbles);
+        I(&s)[R] = sum[side][p];
+        // All rows between two dots into one sum: their latency hides.
+        for (int r = 0; r < R; ++r) s[r] = dot_of(s[r], low, x + 4 * r);
+        for (int r = 0; r < R; ++r) s[r] = dot_of(s[r], high, x + 4 * (R + r));
+      }
     }
   }
 
@@ -136,24 +180,39 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
           }
         }
       }
-      for (std::size_t v = 0; v < vectors; ++v) {
-        if (first && part == 0) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
-        for (int p = 0; p < P; ++p) {
-          const B nibbles = load_bytes(w + static_cast<std::size_t>(p) * kLanes * 4);
+      if constexpr (kShortRuns && !Signed) {
+        for (std::size_t v = 0; v < vectors; v += run_vectors) {
+          I run[kSides][P][R];
+          for (auto& side : run) {
+            for (auto& rows : side) {
+              for (I& s : rows) s = iset1(0);
+            }
+          }
+          for (std::size_t i = 0; i < run_vectors; ++i) {
+            if (first && part == 0) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
+            add_dots<R, P>(run, w, x, [](I s, const B& weights, const std::int8_t* four) {
+              return short_dot(s, weights, four);
+            });
+            w += 64;
+            x += 8 * R;
+          }
           for (int side = 0; side < kSides; ++side) {
-            const B low = lookup_low(table[side], nibbles);
-            const B high = lookup_high(table[side], nibbles);
-            const auto add_dot = [&](int r, const B& weights, const std::int8_t* four) {
-              I& s = sum[side][p][r];
-              s = Signed ? dot_signed(s, weights, four) : dot(s, weights, four);
-            };
-            // All rows between two dots into one sum: their latency hides.
-            for (int r = 0; r < R; ++r) add_dot(r, low, x + 4 * r);
-            for (int r = 0; r < R; ++r) add_dot(r, high, x + 4 * (R + r));
+            for (int p = 0; p < P; ++p) {
+              for (int r = 0; r < R; ++r) {
+                sum[side][p][r] = iadd(sum[side][p][r], widen_short(run[side][p][r]));
+              }
+            }
           }
         }
-        w += 64;
-        x += 8 * R;
+      } else {
+        for (std::size_t v = 0; v < vectors; ++v) {
+          if (first && part == 0) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
+          add_dots<R, P>(sum, w, x, [](I s, const B& weights, const std::int8_t* four) {
+            return Signed ? dot_signed(s, weights, four) : dot(s, weights, four);
+          });
+          w += 64;
+          x += 8 * R;
+        }
       }
       for (int p = 0; p < P; ++p) {
         for (int side = 0; side < kSides; ++side) {
@@ -179,21 +238,19 @@ struct A8Step : NibbleStep<Layout, HalfChunks> {
   }
 };
 
-template <ScaleLayout Layout, bool HalfChunks, bool Signed>
-inline void gemm_a8_groups(const GemmArgs& args) {
-  if (args.x_scales != nullptr) {
-    A8Step<Layout, HalfChunks, Signed, true> step(args);
-    gemm_loops(args, step);
-  } else {
-    A8Step<Layout, HalfChunks, Signed, false> step(args);
-    gemm_loops(args, step);
-  }
-}
-
 template <ScaleLayout Layout, bool Signed>
 inline void gemm_a8(const GemmArgs& args) {
-  if (args.weight->group == 16) return gemm_a8_groups<Layout, true, Signed>(args);
-  gemm_a8_groups<Layout, false, Signed>(args);
+  with_group_vectors(args.weight->group, [&](auto vectors) {
+    // Both codebooks of W4A4 through integers are never sign-split.
+    if constexpr (Layout != ScaleLayout::sign_split) {
+      if (args.x_scales != nullptr) {
+        A8Step<Layout, decltype(vectors)::value, Signed, true> step(args);
+        return gemm_loops(args, step);
+      }
+    }
+    A8Step<Layout, decltype(vectors)::value, Signed, false> step(args);
+    gemm_loops(args, step);
+  });
 }
 
 inline void gemm_a8_symmetric(const GemmArgs& args) noexcept {

@@ -3,9 +3,9 @@
 // better to decode a panel to bf16 first (gemm_float.inl.h). Included inside a target's region and
 // namespace, after gemm_a8.inl.h and simd/avx512bf16.h.
 
-template <ScaleLayout Layout, bool HalfChunks>
-struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
-  using Base = NibbleStep<Layout, HalfChunks>;
+template <ScaleLayout Layout, std::size_t Vectors>
+struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
+  using Base = NibbleStep<Layout, Vectors>;
   using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
   using Base::kSides;
 
@@ -80,11 +80,127 @@ struct Bf16DirectStep : NibbleStep<Layout, HalfChunks> {
 
 template <ScaleLayout Layout>
 inline void gemm_bf16_direct(const GemmArgs& args) {
-  if (args.weight->group == 16) {
-    Bf16DirectStep<Layout, true> step(args);
+  with_group_vectors(args.weight->group, [&](auto vectors) {
+    Bf16DirectStep<Layout, decltype(vectors)::value> step(args);
     gemm_loops(args, step);
-  } else {
-    Bf16DirectStep<Layout, false> step(args);
-    gemm_loops(args, step);
+  });
+}
+
+/// Sign-split weights whose scales have at most two mantissa bits (PackedPanels::one_table): level
+/// times scale, exactly, by one lookup and one subtraction in the exponent; the larger side's power
+/// of two waits for the group's sum. The first tile of a block decodes it for all others.
+template <std::size_t Vectors>
+struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
+  using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 256>;
+  using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
+
+  SplitWordTable table;
+  SplitWords rows[2];  ///< of an even group and the next, while the first tile decodes
+  alignas(64) float decoded[Base::kBlockValues / 2 * 16];
+
+  explicit Bf16SplitStep(const GemmArgs& gemm)
+      : Base(gemm), table(split_word_table(weight.levels)) {}
+
+  [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t /*m*/) const {
+    return weight.tensor_scale;
   }
+
+  NYBBLE_INLINE void prepare_group(std::size_t g, const SplitWords& entries, F unit) {
+    rows[(g - first_group) % 2] = entries;
+    store(scales + (g - first_group) * 16, unit);
+  }
+  /// Group g alone, whatever its scales.
+  NYBBLE_INLINE void prepare_any(std::size_t g) {
+    const std::uint8_t* from = Base::cursor.at(g);
+    SplitWords entries;
+    const F unit = split_words(load_scale(weight.scale_type, from),
+                               load_scale(weight.scale_type, from + 16), entries);
+    prepare_group(g, entries, unit);
+  }
+  /// Groups g and, in the same block, g + 1.
+  NYBBLE_INLINE void prepare_pair(std::size_t g) {
+    const SplitScales both =
+        split_scales(weight.scale_type, Base::next_scales(g), end_group - g);
+    if (any_special(both.special, 0)) {
+      prepare_any(g);
+    } else {
+      prepare_group(g, split_words_of<0>(both), split_unit<0>(both, 0));
+    }
+    if (end_group - g < 2) return;
+    if (any_special(both.special, 1)) {
+      prepare_any(g + 1);
+    } else {
+      prepare_group(g + 1, split_words_of<1>(both), split_unit<1>(both, 0));
+    }
+  }
+
+  template <int R>
+  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory, bool first) {
+    if (first) {
+      tile_of<R, true>(m, acc_memory);
+    } else {
+      tile_of<R, false>(m, acc_memory);
+    }
+  }
+
+  template <int R, bool First>
+  NYBBLE_INLINE void tile_of(std::size_t m, float* acc_memory) {
+    // Independent sums hide the latency of the dot when there are few rows.
+    constexpr int kChains = R == 1 ? 4 : R <= 4 ? 2 : 1;
+    F acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = load(acc_memory + 16 * r);
+    const std::size_t vectors = Base::group_vectors();
+    const float* x =
+        static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
+    const SplitWordTable local_table = table;
+    for (std::size_t g = first_group; g < end_group; ++g) {
+      const std::size_t i = g - first_group;
+      if (First && i % 2 == 0) prepare_pair(g);
+      F sum[kChains][R];
+      for (auto& chain : sum) {
+        for (F& s : chain) s = zero();
+      }
+      const SplitWords entries = rows[i % 2];
+      const std::uint8_t* nibbles = codes + g * vectors * 64;
+      float* w = decoded + i * vectors * 64;
+      for (std::size_t v = 0; v < vectors; ++v, nibbles += 64) {
+        // Decoding and dots take turns within the scheduler's reach.
+        const B both = load_bytes(nibbles);
+        const auto pair = [&](int chain, auto shift) {
+          F weights;
+          if constexpr (First) {
+            weights = lookup_split_words<decltype(shift)::value>(local_table, entries, both);
+            store(w, weights);
+          } else {
+            weights = load(w);
+          }
+          for (int r = 0; r < R; ++r) {
+            F& s = sum[chain % kChains][r];
+            s = Bf16Numbers::dot(s, weights, x + r);
+          }
+          w += 16;
+          x += R;
+        };
+        if (First) prefetch_ahead(nibbles, kPrefetchFar, kPrefetchNear);
+        pair(0, std::integral_constant<int, 0>{});
+        pair(1, std::integral_constant<int, 8>{});
+        pair(2, std::integral_constant<int, 4>{});
+        pair(3, std::integral_constant<int, 12>{});
+      }
+      const F by = load(scales + i * 16);
+      for (int r = 0; r < R; ++r) {
+        F total = sum[0][r];
+        for (int c = 1; c < kChains; ++c) total = add(total, sum[c][r]);
+        acc[r] = fma(total, by, acc[r]);
+      }
+    }
+    for (int r = 0; r < R; ++r) store(acc_memory + 16 * r, acc[r]);
+  }
+};
+
+inline void gemm_bf16_one_table(const GemmArgs& args) {
+  with_group_vectors(args.weight->group, [&](auto vectors) {
+    Bf16SplitStep<decltype(vectors)::value> step(args);
+    gemm_loops(args, step);
+  });
 }

@@ -141,5 +141,104 @@ NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) {
   return acc;
 }
 NYBBLE_INLINE I dot_signed(I acc, B s, const std::int8_t* x) { return dot(acc, s, x); }
+inline constexpr bool kShortRuns = false;  ///< sums of dots need no widening
+NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, x); }
+NYBBLE_INLINE I widen_short(I acc) { return acc; }
 inline constexpr int kDotLimit = 255;
 inline constexpr std::size_t kMaxTile = 12;
+
+// What gemm_a8_split.inl.h needs beyond the common names.
+
+NYBBLE_INLINE void store_bytes(std::uint8_t* p, B a) { _mm512_storeu_si512(p, a.v); }
+
+/// Added to magnitudes, so that 0 - entry is the entry of the negative value.
+inline constexpr int kSplitOffset = 128;
+/// 128 entries, kSplitOffset + magnitude.
+struct SplitByteTable {
+  __m512i low, high;
+};
+NYBBLE_INLINE SplitByteTable split_byte_table(const std::uint8_t* p) {
+  return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)};
+}
+/// Bits 3 to 6 of the table's index, the same in all four bytes of a row.
+struct SplitBytes {
+  __m512i positive, negative;
+};
+/// The one-byte scales of two groups ([positive 16][negative 16] each), taken apart byte by byte:
+/// scale = (1 + mantissa / 4) * 2^(largest - below), `largest` of the two sides.
+struct SplitScales {
+  __m512i mantissa, below, largest;
+  __mmask64 special;  ///< not of that form: zeros and denormals, Inf and NaN
+  int bias;           ///< to be added to `largest` for the exponent bits of f32
+};
+/// E5M2 or E8M0; `groups`: 1 (the second's bytes are not read) or 2.
+NYBBLE_INLINE SplitScales split_scales(ScaleType type, const std::uint8_t* p, std::size_t groups) {
+  const __m512i code = _mm512_maskz_loadu_epi8(groups < 2 ? 0xFFFFFFFFU : ~__mmask64{0}, p);
+  SplitScales out{};
+  __m512i exponent = code;
+  if (type == ScaleType::e5m2) {
+    exponent = _mm512_and_si512(_mm512_srli_epi16(code, 2), _mm512_set1_epi8(0x1F));
+    out.mantissa = _mm512_and_si512(code, _mm512_set1_epi8(3));
+    out.special = _mm512_cmpeq_epi8_mask(exponent, _mm512_set1_epi8(0x1F));
+    out.bias = 112;
+  } else {
+    out.special = _mm512_cmpeq_epi8_mask(exponent, _mm512_set1_epi8(-1));
+  }
+  // A unit of 2^-2 of the larger scale must be a normal f32 too.
+  out.special |= _mm512_cmplt_epu8_mask(exponent, _mm512_set1_epi8(type == ScaleType::e5m2 ? 1 : 3));
+  const __m512i other_side = _mm512_permutex_epi64(exponent, 0x4E);
+  out.largest = _mm512_max_epu8(exponent, other_side);
+  out.below = _mm512_sub_epi8(out.largest, exponent);
+  return out;
+}
+NYBBLE_INLINE bool any_special(__mmask64 special, int group) {
+  return static_cast<std::uint32_t>(special >> (32 * group)) != 0;
+}
+/// 2^(largest + lower) of one of the two groups.
+template <int Group>
+NYBBLE_INLINE F split_unit(const SplitScales& s, int lower) {
+  const __m512i largest = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(s.largest, 2 * Group));
+  return as_float(shl<23>(iadd(largest, iset1(s.bias + lower))));
+}
+/// Indices of a byte permutation: byte first + r for the four bytes of each row r; odd bytes from
+/// `second_operand` on.
+struct RowIndices {
+  alignas(64) std::uint8_t bytes[64];
+  constexpr RowIndices(int first, int second_operand) : bytes{} {
+    for (int i = 0; i < 64; ++i) {
+      bytes[i] = static_cast<std::uint8_t>(first + i / 4 + (i % 2 != 0 ? second_operand : 0));
+    }
+  }
+};
+/// Byte 4 r + t of the result is byte First + r.
+template <int First>
+NYBBLE_INLINE __m512i four_times(__m512i bytes) {
+  static constexpr RowIndices kIndices(First, 0);
+  return _mm512_permutexvar_epi8(_mm512_load_si512(kIndices.bytes), bytes);
+}
+/// Table entries for one of the two groups. Returns which bytes of both have none.
+NYBBLE_INLINE __mmask64 split_entries(const SplitScales& s, __m512i& entries) {
+  entries = _mm512_or_si512(_mm512_slli_epi16(s.mantissa, 3), _mm512_slli_epi16(s.below, 5));
+  return s.special | _mm512_cmpgt_epu8_mask(s.below, _mm512_set1_epi8(3));
+}
+template <int Group>
+NYBBLE_INLINE SplitBytes split_rows(__m512i entries) {
+  return {four_times<32 * Group>(entries), four_times<32 * Group + 16>(entries)};
+}
+/// One side's entry by the sign (bit Sign of each byte of `a`), then plus or minus its magnitude.
+template <int Sign>
+NYBBLE_INLINE B lookup_split(const SplitByteTable& t, const SplitBytes& rows, __m512i a,
+                             __m512i nibbles) {
+  const __mmask64 negative = _mm512_test_epi8_mask(a, _mm512_set1_epi8(static_cast<char>(Sign)));
+  const __m512i row = _mm512_mask_blend_epi8(negative, rows.positive, rows.negative);
+  // (nibbles & 7) | row
+  const __m512i index = _mm512_ternarylogic_epi32(nibbles, _mm512_set1_epi8(7), row, 0xEA);
+  const __m512i entry = _mm512_permutex2var_epi8(t.low, index, t.high);
+  return {_mm512_mask_sub_epi8(entry, negative, _mm512_setzero_si512(), entry)};
+}
+NYBBLE_INLINE B lookup_split_low(const SplitByteTable& t, const SplitBytes& rows, B a) {
+  return lookup_split<8>(t, rows, a.v, a.v);
+}
+NYBBLE_INLINE B lookup_split_high(const SplitByteTable& t, const SplitBytes& rows, B a) {
+  return lookup_split<128>(t, rows, a.v, _mm512_srli_epi16(a.v, 4));
+}

@@ -273,6 +273,9 @@ NYBBLE_INLINE I dot_signed(I acc, B s, const std::int8_t* x) {
     return sum;
   });
 }
+inline constexpr bool kShortRuns = false;  ///< sums of dots need no widening
+NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, x); }
+NYBBLE_INLINE I widen_short(I acc) { return acc; }
 inline constexpr int kDotLimit = 255;
 inline constexpr std::size_t kMaxTile = 4;
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/kernels.h"
 #include "kernels/region.h"
@@ -25,6 +26,7 @@ static void gemm_a16(const GemmArgs& args) noexcept {
     case ScaleLayout::symmetric:
       return gemm_bf16_direct<ScaleLayout::symmetric>(args);
     case ScaleLayout::sign_split:
+      if (args.weight->one_table) return gemm_bf16_one_table(args);
       // Measured on Zen 4, 4096 x 4096, two threads: even at 12 rows.
       if (args.m <= 12) return gemm_bf16_direct<ScaleLayout::sign_split>(args);
       break;

@@ -2,8 +2,10 @@
 #include <immintrin.h>
 
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/kernels.h"
 #include "kernels/region.h"
@@ -14,6 +16,13 @@ namespace nybble::kernels::avx512vnni {
 #include "kernels/simd/avx512vnni.h"
 //
 #include "kernels/body/all.inl.h"
+//
+#include "kernels/body/gemm_a8_split.inl.h"
+
+static void gemm_a8_split(const GemmArgs& args) noexcept {
+  if (args.weight->one_table) return gemm_a8_one_table(args);
+  gemm_a8_sign_split(args);
+}
 
 }  // namespace nybble::kernels::avx512vnni
 NYBBLE_REGION_END
@@ -23,7 +32,11 @@ namespace nybble::kernels::avx512vnni {
 // Outside the region: every CPU registers every target.
 #include "kernels/body/register.inl.h"
 
-void register_kernels(KernelTable& table) { register_all(table); }
+void register_kernels(KernelTable& table) {
+  register_all(table);
+  table.gemm_a8_sign_split = gemm_a8_split;
+  table.split_offset = kSplitOffset;
+}
 
 }  // namespace nybble::kernels::avx512vnni
 #endif

@@ -62,6 +62,22 @@ void scatter(const std::uint8_t* from, std::size_t count, std::size_t size, std:
   run(std::integral_constant<std::size_t, 4>{});
 }
 
+/// See kernels::PackedPanels::one_table. A mantissa multiplies an integer level by up to 7, and the
+/// products must fit into int8.
+bool one_table_decodes(const QuantizedMatrix& matrix) {
+  const FormatInfo& info = matrix.format.info();
+  if (info.layout != ScaleLayout::sign_split) return false;
+  const IntegerLevels integers = integer_levels(info.levels);
+  for (std::size_t code = 0; code < 16; ++code) {
+    const int level = code < 8 ? integers.integer[code] : -integers.integer[code];
+    if (level < 0 || level * 7 > 127) return false;
+  }
+  if (info.scale_type == ScaleType::e8m0) return integers.exact;
+  return info.scale_type == ScaleType::e5m2 && integers.exact &&
+         std::all_of(matrix.scales.begin(), matrix.scales.end(),
+                     [](std::uint8_t bits) { return bits < 0x80; });
+}
+
 /// The values of K per dot group: the largest of 256, 128, 64, 32, 16 that a scale's group and the
 /// limit are multiples of. A whole row is cut where that pads least.
 std::size_t dot_group(const QuantizedMatrix& matrix, std::size_t limit) {
@@ -125,6 +141,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   d.table_offset = info.layout == ScaleLayout::symmetric ? -std::min<int>(*low, 0) : 0;
   d.largest_integer = *high;
   p.offset = d.table_offset;
+  p.one_table = p.groups_per_scale == 1 && one_table_decodes(matrix);
 
   d.codes = AlignedBuffer(d.panel_count * p.code_stride);
   d.scales = AlignedBuffer(d.panel_count * p.scale_stride);
@@ -232,11 +249,12 @@ std::size_t PackedMatrix::bytes() const noexcept {
 }
 const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data_->panels; }
 
-void PackedMatrix::set_dot_limit(int dot_limit) noexcept {
+void PackedMatrix::fit(const kernels::KernelTable& target) noexcept {
   kernels::PackedPanels& p = data_->panels;
   p.signed_dot = p.layout == ScaleLayout::symmetric &&
-                 data_->largest_integer + data_->table_offset > dot_limit;
+                 data_->largest_integer + data_->table_offset > target.dot_limit;
   p.offset = p.signed_dot ? 0 : data_->table_offset;
+  if (p.one_table) p.offset = target.split_offset;
 }
 
 }  // namespace nybble

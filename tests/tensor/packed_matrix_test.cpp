@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "kernels/kernels.h"
 #include "nybble/format/block_format.h"
 #include "nybble/format/registry.h"
 #include "nybble/quantize/rtn.h"
@@ -68,7 +69,9 @@ TEST(PackedMatrix, AnyCodesAndScalesSurvive) {
       ThreadExecutor executor(3);
       PackedMatrix packed(q, executor, limit);
       expect_same(packed.unpack(executor), q, fmt::format("{} limit {}", spec, limit));
-      packed.set_dot_limit(127);
+      kernels::KernelTable target;
+      target.dot_limit = 127;
+      packed.fit(target);
       PackedMatrix moved = std::move(packed);
       expect_same(moved.unpack(executor), q, spec + " moved");
     }

@@ -11,6 +11,7 @@ namespace nybble {
 
 namespace kernels {
 struct PackedPanels;
+struct KernelTable;
 }
 
 /// A QuantizedMatrix rearranged for the kernels: panels of 16 rows, nibbles and scales in the order
@@ -37,8 +38,8 @@ class PackedMatrix {
   [[nodiscard]] std::size_t padded_cols() const noexcept;
   [[nodiscard]] std::size_t bytes() const noexcept;
   [[nodiscard]] const kernels::PackedPanels& panels() const noexcept;
-  /// For targets whose integer dot takes u8 weights up to `dot_limit` only.
-  void set_dot_limit(int dot_limit) noexcept;
+  /// Sets what a target's integer dots want of the weights' offset; codes and scales stay.
+  void fit(const kernels::KernelTable& target) noexcept;
 
  private:
   struct Data;

@@ -1,0 +1,161 @@
+// int8 activations x sign-split weights by one integer dot (AMXFP4 with E5M2 or E8M0 scales; see
+// PackedPanels::one_table). In units of the step times a quarter of the larger scale's power of two,
+// level times scale is an integer on the larger side (48 to 84 for the largest level of E2M1) and an
+// integer shifted down on the other. Shifts of 1 to 3 round to the nearest integer, which moves a
+// value by at most half a unit, 1/96 of the group's largest; groups where a row needs more, or lacks a side, take the two exact dots of gemm_a8. The
+// first tile of a block decodes to bytes for all others: decoding in every tile needs more registers
+// than there are beside 12 rows' sums (half the speed). Included inside a target's region and
+// namespace, after gemm_a8.inl.h.
+
+template <std::size_t Vectors>
+struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
+  using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 512>;
+  using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
+
+  ByteTable sides[2];
+  SplitByteTable table;
+  /// Per group: two dots, or one with decoded weights in units of scales[g][0].
+  bool exact_dots[Base::kMaxGroups];
+  SplitBytes rows[2];  ///< of an even group and the next, while the first tile decodes
+  alignas(64) std::uint8_t decoded[Base::kBlockValues * 16];
+
+  explicit A8SplitStep(const GemmArgs& gemm) : Base(gemm) {
+    std::uint8_t magnitudes[128];
+    std::uint8_t positive[16] = {};
+    std::uint8_t negative[16] = {};
+    for (std::size_t i = 0; i < 128; ++i) {
+      // Entry: magnitude of the code, 2 bits of mantissa, 2 bits of shift.
+      const float product = static_cast<float>(weight.integers[i % 8]) *
+                            static_cast<float>(4 + i / 8 % 4) / static_cast<float>(1 << (i / 32));
+      magnitudes[i] = static_cast<std::uint8_t>(kSplitOffset + std::nearbyint(product));
+    }
+    for (std::size_t i = 0; i < 8; ++i) {
+      positive[i] = negative[i + 8] = static_cast<std::uint8_t>(weight.integers[i]);
+    }
+    table = split_byte_table(magnitudes);
+    sides[0] = byte_table(positive);
+    sides[1] = byte_table(negative);
+  }
+
+  [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t m) const { return args.row_scales[m]; }
+
+  NYBBLE_INLINE void prepare_group(std::size_t g, const SplitBytes& entries, F unit, bool exact) {
+    const std::size_t i = g - first_group;
+    rows[i % 2] = entries;
+    exact_dots[i] = exact;
+    store(scales + i * 32, unit);
+    if (!exact) return;
+    const std::uint8_t* from = Base::cursor.at(g);
+    store(scales + i * 32, load_scale(weight.scale_type, from));
+    store(scales + i * 32 + 16, load_scale(weight.scale_type, from + 16));
+  }
+  /// Groups g and, in the same block, g + 1.
+  NYBBLE_INLINE void prepare_pair(std::size_t g) {
+    const SplitScales both =
+        split_scales(weight.scale_type, Base::next_scales(g), end_group - g);
+    I entries;
+    const auto not_in_table = split_entries(both, entries);
+    prepare_group(g, split_rows<0>(entries), split_unit<0>(both, -2),
+                  any_special(not_in_table, 0));
+    if (end_group - g < 2) return;
+    prepare_group(g + 1, split_rows<1>(entries), split_unit<1>(both, -2),
+                  any_special(not_in_table, 1));
+  }
+
+  template <int R>
+  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory, bool first) {
+    if (first) {
+      tile_of<R, true>(m, acc_memory);
+    } else {
+      tile_of<R, false>(m, acc_memory);
+    }
+  }
+
+  template <int R, bool First>
+  NYBBLE_INLINE void tile_of(std::size_t m, float* acc_memory) {
+    F acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = load(acc_memory + 16 * r);
+    const std::size_t vectors = Base::group_vectors();
+    const auto* x = static_cast<const std::int8_t*>(args.x) +
+                    4 * (m * args.dwords + first_group * vectors * 2 * R);
+    const std::size_t at = m * weight.groups + first_group * R;
+    const std::int32_t* x_start = args.x_start + at;
+    const float* x_magic = args.x_magic + at;
+    // A copy: stores of decoded bytes could change the member, as far as a compiler knows.
+    const SplitByteTable local_table = table;
+    for (std::size_t g = first_group; g < end_group; ++g) {
+      const std::size_t i = g - first_group;
+      if (First && i % 2 == 0) prepare_pair(g);
+      const float* scale = scales + i * 32;
+      I sum[R];
+      if (!exact_dots[i]) {
+        // Independent sums hide the latency of the dot when there are few rows.
+        constexpr int kChains = R <= 2 ? 2 : 1;
+        I second[R];
+        for (int r = 0; r < R; ++r) {
+          sum[r] = iset1(x_start[r]);
+          second[r] = iset1(0);
+        }
+        // Decoding and dots take turns within the scheduler's reach.
+        const SplitBytes entries = rows[i % 2];
+        const std::uint8_t* nibbles = codes + g * vectors * 64;
+        std::uint8_t* w = decoded + i * vectors * 128;
+        for (std::size_t v = 0; v < vectors; ++v, w += 128, nibbles += 64) {
+          B low;
+          B high;
+          if constexpr (First) {
+            prefetch_ahead(nibbles, kPrefetchFar, kPrefetchNear);
+            const B both = load_bytes(nibbles);
+            low = lookup_split_low(local_table, entries, both);
+            high = lookup_split_high(local_table, entries, both);
+            store_bytes(w, low);
+            store_bytes(w + 64, high);
+          } else {
+            low = load_bytes(w);
+            high = load_bytes(w + 64);
+          }
+          I(&sum_of_high)[R] = kChains == 2 ? second : sum;
+          for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], low, x + 4 * r);
+          for (int r = 0; r < R; ++r) {
+            sum_of_high[r] = dot(sum_of_high[r], high, x + 4 * (R + r));
+          }
+          x += 8 * R;
+        }
+        const F by = load(scale);
+        for (int r = 0; r < R; ++r) {
+          if (kChains == 2) sum[r] = iadd(sum[r], second[r]);
+          acc[r] = fma(sub(as_float(sum[r]), set1(x_magic[r])), by, acc[r]);
+        }
+      } else {
+        const std::uint8_t* w = codes + g * vectors * 64;
+        for (int side = 0; side < 2; ++side) {
+          for (int r = 0; r < R; ++r) sum[r] = as_int(set1(x_magic[r]));
+          for (std::size_t v = 0; v < vectors; ++v) {
+            const B nibbles = load_bytes(w + v * 64);
+            const B low = lookup_low(sides[side], nibbles);
+            const B high = lookup_high(sides[side], nibbles);
+            const std::int8_t* four = x + v * 8 * R;
+            for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], low, four + 4 * r);
+            for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], high, four + 4 * (R + r));
+          }
+          const F by = load(scale + side * 16);
+          for (int r = 0; r < R; ++r) {
+            const F value = sub(as_float(sum[r]), set1(x_magic[r]));
+            acc[r] = side == 0 ? fma(value, by, acc[r]) : fnma(value, by, acc[r]);
+          }
+        }
+        x += vectors * 8 * R;
+      }
+      x_start += R;
+      x_magic += R;
+    }
+    for (int r = 0; r < R; ++r) store(acc_memory + 16 * r, acc[r]);
+  }
+};
+
+inline void gemm_a8_one_table(const GemmArgs& args) {
+  with_group_vectors(args.weight->group, [&](auto vectors) {
+    A8SplitStep<decltype(vectors)::value> step(args);
+    gemm_loops(args, step);
+  });
+}
