@@ -14,6 +14,8 @@
 #include "nybble/format/registry.h"
 #include "nybble/kernels.h"
 #include "nybble/tensor/packed_matrix.h"
+#include "src/tensor/aligned_buffer.h"
+#include "src/tensor/integer_levels.h"
 
 namespace nybble::bench {
 
@@ -25,19 +27,19 @@ constexpr std::size_t kRows = 16;
 void run_pack(benchmark::State& state, const std::string& target, ActivationKind kind,
               const std::optional<AnyFormat>& format) {
   SerialExecutor serial;
-  const PackedMatrix weight(quantized_weights(parse_format("int4"), serial), serial);
-  const std::size_t groups = weight.panels().groups;
-  const ActivationPacker packer(*kernels::select(target).table, weight.panels(), kind, kInputs,
-                                format, weight.panels().group);
+  const PackedMatrix weight(quantized_weights(parse_format("int4"), serial), serial,
+                            format && format->info().group != 0 ? format->info().group : 256);
+  const kernels::KernelTable& table = *kernels::select(target).table;
+  const std::size_t scale_group = weight.panels().group;
+  const ActivationPacker packer(table, weight.panels(), kind, kInputs, format, scale_group);
   const std::vector<float> x = random_normal(kRows, kInputs, 1, 2, serial);
-  std::vector<std::byte> scratch(packer.scratch_bytes());
-  std::vector<std::uint32_t> packed(kRows * packer.dwords());
-  std::vector<float> scales(kRows * groups);
-  std::vector<std::int32_t> bias(kRows * groups);
+  const AlignedBuffer scratch(packer.scratch_bytes());
+  const AlignedBuffer memory(packer.packed_bytes(kRows));
+  const PackedActivations packed = packer.place(reinterpret_cast<std::byte*>(memory.data()), kRows);
   for (auto _ : state) {
     for (std::size_t row = 0; row < kRows; ++row) {
-      packer.pack(&x[row * kInputs], row, kRows, scratch.data(), packed.data(), scales.data(),
-                  bias.data());
+      packer.pack(&x[row * kInputs], row, kRows, reinterpret_cast<std::byte*>(scratch.data()),
+                  packed);
     }
     benchmark::ClobberMemory();
   }
@@ -60,7 +62,15 @@ void add_activation_rows() {
     add("int8", ActivationKind::int8, std::nullopt);
     add("bf16", ActivationKind::bf16, std::nullopt);
     for (const FormatFamily& family : format_families()) {
-      add(family.name, ActivationKind::format_f32, parse_format(family.name));
+      // What path a4 takes beside weights of the same format.
+      const AnyFormat format = parse_format(family.name);
+      ActivationKind kind = ActivationKind::format_f32;
+      if (format.info().layout == ScaleLayout::sign_split) {
+        kind = ActivationKind::format_bf16;
+      } else if (integer_levels(format.info().levels).exact) {
+        kind = ActivationKind::format_integers;
+      }
+      add(family.name, kind, format);
     }
   }
 }

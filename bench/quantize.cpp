@@ -1,5 +1,6 @@
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 #include "nybble/quantize/clip_search.h"
 #include "nybble/quantize/rtn.h"
 #include "nybble/tensor/packed_matrix.h"
+#include "src/tensor/aligned_buffer.h"
 
 namespace nybble::bench {
 
@@ -49,6 +51,20 @@ void add_quantize_rows(Executor& executor) {
     });
     add_row("pack/" + family.name, [=, &executor] {
       benchmark::DoNotOptimize(PackedMatrix(quantized_weights(format, executor), executor).bytes());
+    });
+    // What packing cannot beat: the same bytes into memory as fresh.
+    add_row("copy/" + family.name, [=, &executor] {
+      const QuantizedMatrix& q = quantized_weights(format, executor);
+      for (const auto* bytes : {&q.codes, &q.scales, &q.zero_points}) {
+        const AlignedBuffer to(bytes->size());
+        constexpr std::size_t kParts = 128;
+        executor.parallel_for(kParts, [&](std::size_t part) {
+          const auto at = [&](std::size_t i) { return bytes->size() * i / kParts; };
+          std::copy(bytes->data() + at(part), bytes->data() + at(part + 1), to.data() + at(part));
+        });
+        benchmark::DoNotOptimize(to.data());
+        benchmark::ClobberMemory();
+      }
     });
   }
 }

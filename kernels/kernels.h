@@ -64,7 +64,7 @@ struct CodesToInt8Args {
   std::size_t group;
   std::size_t sum_group;       ///< values per sum; divides `group` or is equal to it
   const std::int8_t* levels;   ///< 16
-  const ScaleChoice* choices;  ///< only scale.zero is read: q = level - zero
+  const ScaleChoice* choices;  ///< only scale.zero is read: q = level - zero, within int8
   std::int8_t* q;
   std::int32_t* sums;
 };
@@ -85,14 +85,15 @@ struct RoundBf16Args {
   std::uint16_t* bits;  ///< nearest, ties to even; NaN stays NaN
 };
 
-/// What a kernel sees of a PackedMatrix. Panel p, chunk c: 256 bytes at codes + p * code_stride +
-/// 256 c, as 4 vectors of 64 bytes; byte 4 r + t of vector j holds, of row 16 p + r, k = 32 c + 8 j
-/// + t in its low and k + 4 in its high nibble. So after a table lookup each 32-bit lane is 4
-/// consecutive k of one row: what integer dot instructions take, with no horizontal sum ever.
+/// What a kernel sees of a PackedMatrix. Chunk c of unit u of panel p: 256 bytes at codes + p *
+/// code_stride + u * unit_stride + 256 c, as 4 vectors of 64 bytes; byte 4 r + t of vector j holds,
+/// of row 16 p + r, k = 32 c + 8 j + t in its low and k + 4 in its high nibble (c counted from the
+/// unit's first value). So after a table lookup each 32-bit lane is 4 consecutive k of one row:
+/// what integer dot instructions take, with no horizontal sum ever.
 struct PackedPanels {
   const std::uint8_t* codes;
-  const std::uint8_t* scales;  ///< panel: [scale groups][1 or 2 sides][16] of scale_type
-  const std::uint8_t* zeros;   ///< panel: [scale groups][16], zero-point layout only
+  const std::uint8_t* scales;  ///< unit: [scale groups][1 or 2 sides][16] of scale_type
+  const std::uint8_t* zeros;   ///< unit: [scale groups][16], zero-point layout only
   std::size_t code_stride;     ///< bytes a panel
   std::size_t scale_stride;
   std::size_t zero_stride;
@@ -100,6 +101,10 @@ struct PackedPanels {
   std::size_t group;             ///< values of K per dot group: 16 or a multiple of 32
   std::size_t groups;            ///< dot groups along the padded K
   std::size_t groups_per_scale;  ///< consecutive dot groups that share a scale
+  /// A panel is cut into units of 2^unit_shift dot groups (whole scale groups), unit_stride bytes
+  /// apart for codes, scales and zeros alike: so all three can lie in one stream. 63: one unit.
+  unsigned unit_shift = 63;
+  std::size_t unit_stride = 0;
   ScaleType scale_type;
   std::size_t scale_size;  ///< bytes of one
   ScaleLayout layout;
@@ -111,8 +116,8 @@ struct PackedPanels {
   float integer_step;
   int offset;
   bool signed_dot;
-  /// Sign split only: bit 3 of a code is its sign, and scales are positive with at most two mantissa
-  /// bits (E5M2, E8M0), so that one table indexed by code and mantissa decodes both sides.
+  /// Sign split only: bit 3 of a code is its sign, and scales are positive with at most two
+  /// mantissa bits (E5M2, E8M0), so that one table indexed by code and mantissa decodes both sides.
   bool one_table;
 };
 
@@ -128,11 +133,11 @@ struct GemmArgs {
   std::size_t panel_end;
   std::size_t m;
   const void* x;
-  std::size_t dwords;          ///< per row: padded K / 4, / 2 or / 1
-  /// Integer dots only, per row and dot group at [m0 * groups + g * R + r]. A dot starts at x_start,
-  /// the bits of x_magic plus the correction for the weights' offset, so that its bits are those of
-  /// the f32 x_magic + shift * dot: one subtraction makes it a float and applies the shift, exactly
-  /// while |dot| < 2^22. x_magic = kMagic * shift.
+  std::size_t dwords;  ///< per row: padded K / 4, / 2 or / 1
+  /// Integer dots only, per row and dot group at [m0 * groups + g * R + r]. A dot starts at
+  /// x_start, the bits of x_magic plus the correction for the weights' offset, so that its bits are
+  /// those of the f32 x_magic + shift * dot: one subtraction makes it a float and applies the
+  /// shift, exactly while |dot| < 2^22. x_magic = kMagic * shift.
   const std::int32_t* x_start;
   const float* x_magic;
   const std::int32_t* x_bias;  ///< zero points: -sum(q), within 16 bits
@@ -145,7 +150,7 @@ struct GemmArgs {
 
 /// A row of attention scores becomes weights that are not yet divided by their sum.
 struct SoftmaxWeightsArgs {
-  float* x;           ///< `count` >= 1 scores, replaced by exp(scale * x - max(scale * x))
+  float* x;  ///< `count` >= 1 scores, replaced by exp(scale * x - max(scale * x))
   std::size_t count;
   float scale;
   float* sum;  ///< of the weights; NaN (and all weights 0) where a score is Inf or NaN
@@ -169,6 +174,17 @@ struct ScaleWeightsArgs {
   float* zero_sums;  ///< zero-point layout: one a row, the sum of y * (zero - 8)
 };
 
+/// codes_to_float, rounded as round_bf16 rounds.
+struct CodesToBf16Args {
+  const std::uint8_t* codes;
+  std::size_t count;
+  std::size_t group;
+  const float* levels;  ///< 16
+  const ScaleChoice* choices;
+  float tensor_scale;
+  std::uint16_t* bits;
+};
+
 #define NYBBLE_KERNEL_SLOT(name, args, description) \
   using name##_fn = void (*)(const args&) noexcept;
 #include "kernels/slots.def"
@@ -185,12 +201,18 @@ struct KernelTable {
   std::size_t a16_pair = 1;  ///< bf16 values a dword of a16 activations holds: 2 = native dot
 };
 
-/// Rows of the next activation tile when `remaining` are left.
+/// Rows of the next activation tile when `remaining` are left: the largest, but with no scrap of
+/// one or two rows behind it that costs as much as a tile of four.
 constexpr std::size_t tile_rows(std::size_t remaining, std::size_t max_tile) {
-  for (const std::size_t rows : {std::size_t{12}, std::size_t{8}, std::size_t{4}, std::size_t{2}}) {
-    if (rows <= remaining && rows <= max_tile) return rows;
+  if (max_tile >= 8) {
+    if (remaining >= 8 && remaining != 9 && remaining != 10) return 8;
+    if (remaining >= 6 && remaining != 7) return 6;
   }
-  return 1;
+  if (remaining >= 4 && remaining != 5 && max_tile >= 4) return 4;
+  if (remaining >= 3 && max_tile >= 4) return 3;
+  return remaining >= 2 && max_tile >= 2 ? 2 : 1;
 }
+/// From so many rows on, the next tile is of max_tile rows.
+inline constexpr std::size_t kLastRows = 11;
 
 }  // namespace nybble::kernels

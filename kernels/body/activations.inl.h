@@ -1,18 +1,36 @@
 // Activations on the fly: int8, bf16, and what 4-bit codes stand for. Included inside a target's
 // region and namespace, after quantize.inl.h.
 
-/// Calls q(at, left) for every vector of [begin, end), which stores it and returns its integers,
-/// and writes the sum of each sum group to sums[at / sum_group].
-template <class Quantize>
-NYBBLE_INLINE void for_sum_groups(std::size_t begin, std::size_t end, std::size_t sum_group,
-                                  std::int32_t* sums, Quantize quantize) {
-  for (std::size_t from = begin; from < end; from += sum_group) {
-    const std::size_t to = end - from < sum_group ? end : from + sum_group;
-    I sum = iset1(0);
-    for (std::size_t i = from; i < to; i += kLanes) {
-      sum = iadd(sum, quantize(i, to - i < kLanes ? to - i : kLanes));
+/// The sum of each sum group of `count` values.
+NYBBLE_INLINE void sum_groups(const std::int8_t* q, std::size_t count, std::size_t sum_group,
+                              std::int32_t* sums) {
+  constexpr std::size_t kBytes = 4 * kLanes;
+  const auto* from = reinterpret_cast<const std::uint8_t*>(q);
+  std::int64_t eights[kBytes / 8];
+  std::size_t begin = 0;
+  const auto small_groups = [&](auto group) {
+    constexpr std::size_t kEights = decltype(group)::value / 8;
+    for (; begin + kBytes <= count; begin += kBytes) {
+      store_sums_of_8(eights, load_bytes(from + begin));
+      for (std::size_t i = 0; i < kBytes / 8; i += kEights) {
+        std::int64_t sum = 0;
+        for (std::size_t k = 0; k < kEights; ++k) sum += eights[i + k];
+        *sums++ = static_cast<std::int32_t>(sum);
+      }
     }
-    sums[from / sum_group] = reduce_iadd(sum);
+  };
+  if (sum_group == 16) small_groups(std::integral_constant<std::size_t, 16>{});
+  if (sum_group == 32) small_groups(std::integral_constant<std::size_t, 32>{});
+  for (; begin < count; begin += sum_group) {
+    const std::size_t end = count - begin < sum_group ? count : begin + sum_group;
+    std::int64_t sum = 0;
+    std::size_t i = begin;
+    for (; i + kBytes <= end; i += kBytes) {
+      store_sums_of_8(eights, load_bytes(from + i));
+      for (std::size_t k = 0; k < kBytes / 8; ++k) sum += eights[k];
+    }
+    for (; i < end; ++i) sum += q[i];
+    *sums++ = static_cast<std::int32_t>(sum);
   }
 }
 
@@ -37,47 +55,63 @@ inline void quantize_int8(const QuantizeInt8Args& args) noexcept {
   const float row_scale = peak > 0x1p-80F ? peak : 0x1p-80F;
   const float inverse_scale = 1.0F / row_scale;
   *args.row_scale = any(bad) ? std::numeric_limits<float>::quiet_NaN() : row_scale;
-  for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
-    const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
+  const std::size_t groups = (args.count + args.group - 1) / args.group;
+  for (std::size_t g = 0; g < groups; g += kLanes) {
     // Up to a power of two: the exponent of the ratio, plus one unless its mantissa is zero.
-    const float ratio = args.shifts[g] / 127.0F / row_scale;
-    const std::uint32_t up = (std::bit_cast<std::uint32_t>(ratio) + 0x007FFFFFU) & 0x7F800000U;
-    const float shift =
-        ratio > 0x1p-40F ? (ratio < 1.0F ? std::bit_cast<float>(up) : 1.0F) : 0x1p-40F;
-    args.shifts[g] = shift;
-    const F inverse = set1(inverse_scale * (1.0F / shift));
-    for_sum_groups(begin, end, args.sum_group, args.sums, [&](std::size_t at, std::size_t left) {
-      const F v = left >= kLanes ? load(args.x + at) : load_partial(args.x + at, left);
-      const F q = round_even(mul(v, inverse));
-      const I bits = to_int(any(bad) ? zero() : q);
-      store_bytes(args.q + at, bits, left);
-      return bits;
-    });
+    const std::size_t left = groups - g;
+    const F ratio = div(div(load_partial(args.shifts + g, left), set1(127)), set1(row_scale));
+    const I up = iand(iadd(as_int(ratio), iset1(0x007FFFFF)), iset1(0x7F800000));
+    const F shift = select(greater(set1(1), ratio), as_float(up), set1(1));
+    const F smallest = set1(0x1p-40F);
+    store_partial(args.shifts + g, select(greater(ratio, smallest), shift, smallest), left);
   }
+  if (any(bad)) {
+    for (std::size_t i = 0; i < args.count; ++i) args.q[i] = 0;
+  } else {
+    for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
+      const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
+      const F inverse = set1(inverse_scale * (1.0F / args.shifts[g]));
+      std::size_t i = begin;
+      for (; i + kLanes <= end; i += kLanes) {
+        store_bytes(args.q + i, to_int(round_even(mul(load(args.x + i), inverse))), kLanes);
+      }
+      if (i < end) {
+        const F v = load_partial(args.x + i, end - i);
+        store_bytes(args.q + i, to_int(round_even(mul(v, inverse))), end - i);
+      }
+    }
+  }
+  sum_groups(args.q, args.count, args.sum_group, args.sums);
 }
 
 inline void codes_to_int8(const CodesToInt8Args& args) noexcept {
-  float as_floats[16];
-  for (std::size_t i = 0; i < 16; ++i) {
-    as_floats[i] = std::bit_cast<float>(static_cast<std::int32_t>(args.levels[i]));
+  constexpr std::size_t kBytes = 4 * kLanes;
+  std::size_t begin = 0;
+  std::size_t g = 0;
+  while (begin < args.count) {
+    // Groups with the same zero: all of them but for zero points.
+    const float zero_level = args.choices[g].scale.zero;
+    std::size_t end = begin;
+    for (; end < args.count && args.choices[g].scale.zero == zero_level; ++g) end += args.group;
+    if (end > args.count) end = args.count;
+    std::uint8_t values[16];
+    for (std::size_t i = 0; i < 16; ++i) {
+      values[i] = static_cast<std::uint8_t>(args.levels[i] - static_cast<int>(zero_level));
+    }
+    const ByteTable table = byte_table(values);
+    auto* q = reinterpret_cast<std::uint8_t*>(args.q);
+    for (; begin + kBytes <= end; begin += kBytes) {
+      store_bytes(q + begin, lookup_low(table, load_bytes(args.codes + begin)));
+    }
+    if (begin < end) {
+      std::uint8_t tail[kBytes] = {};
+      std::memcpy(tail, args.codes + begin, end - begin);
+      store_bytes(tail, lookup_low(table, load_bytes(tail)));
+      std::memcpy(q + begin, tail, end - begin);
+      begin = end;
+    }
   }
-  const FloatTable levels = float_table(as_floats);
-  for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
-    const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
-    const I zero_level = iset1(static_cast<std::int32_t>(args.choices[g].scale.zero));
-    for_sum_groups(begin, end, args.sum_group, args.sums, [&](std::size_t at, std::size_t left) {
-      std::uint8_t tail[kLanes] = {};
-      const std::uint8_t* codes = args.codes + at;
-      if (left < kLanes) {
-        for (std::size_t i = 0; i < left; ++i) tail[i] = codes[i];
-        codes = tail;
-      }
-      I q = isub(as_int(lookup(levels, widen_u8(codes))), zero_level);
-      store_bytes(args.q + at, q, left);
-      if (left < kLanes) q = iand(q, first_lanes_mask(left));
-      return q;
-    });
-  }
+  sum_groups(args.q, args.count, args.sum_group, args.sums);
 }
 
 inline void codes_to_float(const CodesToFloatArgs& args) noexcept {
@@ -121,5 +155,30 @@ inline void round_bf16(const RoundBf16Args& args) noexcept {
   if (i < args.count) {
     store_high_halves(args.bits + i, round_to_bf16(load_partial(args.x + i, args.count - i)),
                       args.count - i);
+  }
+}
+
+inline void codes_to_bf16(const CodesToBf16Args& args) noexcept {
+  for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
+    const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
+    // A group has 16 values at most: round those.
+    const GroupScale scale = args.choices[g].scale;
+    const F positive = set1(scale.positive * args.tensor_scale);
+    const F negative = set1(scale.negative * args.tensor_scale);
+    float values[16];
+    for (std::size_t i = 0; i < 16; i += kLanes) {
+      const F level = load(args.levels + i);
+      const F by = select(greater(zero(), level), negative, positive);
+      store(values + i, as_float(round_to_bf16(mul(sub(level, set1(scale.zero)), by))));
+    }
+    const FloatTable table = float_table(values);
+    std::size_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      store_high_halves(args.bits + i, as_int(lookup(table, widen_u8(args.codes + i))), kLanes);
+    }
+    for (; i < end; ++i) {
+      args.bits[i] = static_cast<std::uint16_t>(
+          std::bit_cast<std::uint32_t>(values[args.codes[i] & 15]) >> 16);
+    }
   }
 }

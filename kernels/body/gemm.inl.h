@@ -39,62 +39,89 @@ NYBBLE_INLINE F load_scale(ScaleType type, const std::uint8_t* p) {
     case ScaleType::e5m2: {
       const F value = minifloat([](I a) { return shl<21>(a); }, 0x1p112F);
       const I magnitude = iand(widen_u8(p), iset1(0x7F));
-      const F special = select(iequal(magnitude, iset1(0x7C)),
-                               set1(std::numeric_limits<float>::infinity()), nan);
+      const F special =
+          select(iequal(magnitude, iset1(0x7C)), set1(std::numeric_limits<float>::infinity()), nan);
       return select(igreater(magnitude, iset1(0x7B)), special, value);
     }
   }
   return nan;
 }
 
-/// Where a panel's scales of one dot group begin, and how to get to the next group's.
-struct ScaleCursor {
-  const std::uint8_t* base;
-  std::size_t bytes;  ///< of one side: 16 scales
-  std::size_t sides;
-  std::size_t groups_per_scale;
+/// Where codes, scales and zero points of a panel's dot groups lie.
+struct GroupPlaces {
+  const std::uint8_t* panel_codes;
+  const std::uint8_t* panel_scales;
+  const std::uint8_t* panel_zeros;
+  std::size_t code_bytes, scale_bytes;  ///< of a group
+  std::size_t groups_per_scale, unit_stride, head;
+  unsigned unit_shift;
 
-  ScaleCursor(const PackedPanels& weight, std::size_t panel)
-      : base(weight.scales + panel * weight.scale_stride),
-        bytes(16 * weight.scale_size),
-        sides(weight.layout == ScaleLayout::sign_split ? 2 : 1),
-        groups_per_scale(weight.groups_per_scale) {}
-  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* at(std::size_t g) const {
-    return base + (groups_per_scale == 1 ? g : g / groups_per_scale) * sides * bytes;
+  NYBBLE_INLINE GroupPlaces(const PackedPanels& weight, std::size_t panel)
+      : panel_codes(weight.codes + panel * weight.code_stride),
+        panel_scales(weight.scales + panel * weight.scale_stride),
+        panel_zeros(weight.zeros + panel * weight.zero_stride),
+        code_bytes(weight.group * 8),
+        scale_bytes(16 * weight.scale_size * (weight.layout == ScaleLayout::sign_split ? 2 : 1)),
+        groups_per_scale(weight.groups_per_scale),
+        unit_stride(weight.unit_stride),
+        head(weight.unit_stride - (code_bytes << weight.unit_shift)),
+        unit_shift(weight.unit_shift) {}
+  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* codes(std::size_t g) const {
+    return panel_codes + g * code_bytes + (g >> unit_shift) * head;
+  }
+  /// [sides][16]
+  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* scales(std::size_t g) const {
+    return panel_scales + (g >> unit_shift) * unit_stride + scale_in_unit(g) * scale_bytes;
+  }
+  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* zeros(std::size_t g) const {
+    return panel_zeros + (g >> unit_shift) * unit_stride + scale_in_unit(g) * 16;
+  }
+
+ private:
+  [[nodiscard]] NYBBLE_INLINE std::size_t scale_in_unit(std::size_t g) const {
+    const std::size_t within = g & ((std::size_t{1} << unit_shift) - 1);
+    return groups_per_scale == 1 ? within : within / groups_per_scale;
   }
 };
 
 /// All scales of groups [begin, end) of a panel as f32: out[g][side][16].
 inline void decode_scales(const PackedPanels& weight, std::size_t panel, std::size_t begin,
                           std::size_t end, float* out) {
-  const ScaleCursor cursor(weight, panel);
+  const GroupPlaces places(weight, panel);
   for (std::size_t g = begin; g < end; ++g) {
-    for (std::size_t i = 0; i < cursor.sides * 16; i += kLanes, out += kLanes) {
-      store(out, load_scale(weight.scale_type, cursor.at(g) + i * weight.scale_size));
+    const std::uint8_t* from = places.scales(g);
+    const std::size_t step = kLanes * weight.scale_size;
+    for (std::size_t i = 0; i < places.scale_bytes; i += step, out += kLanes) {
+      store(out, load_scale(weight.scale_type, from + i));
     }
   }
 }
 
 /// How far ahead the tile that is first to read a panel's nibbles asks for the next ones: into L2
-/// and into L1. Measured on Zen 4 with cold weights: 1.5 times the speed at 2 to 8 rows (the
-/// hardware stops at 4 KiB pages and where arithmetic fills the reorder buffer), nothing lost at 1.
+/// and into L1. Measured on Zen 4 with cold weights: 1.5 times the speed at 2 to 8 rows, where
+/// arithmetic fills the reorder buffer; at 1 row the hardware alone is up to 1.3 times faster.
 inline constexpr std::size_t kPrefetchFar = 16384;
 inline constexpr std::size_t kPrefetchNear = 1024;
 
-NYBBLE_INLINE void prefetch_ahead(const std::uint8_t* p, std::size_t far, std::size_t near) {
-  __builtin_prefetch(p + far, 0, 2);
-  __builtin_prefetch(p + near, 0, 3);
+template <int R>
+NYBBLE_INLINE void prefetch_ahead(const std::uint8_t* p) {
+  if constexpr (R > 1) {
+    __builtin_prefetch(p + kPrefetchFar, 0, 2);
+    __builtin_prefetch(p + kPrefetchNear, 0, 3);
+  }
 }
 
-/// Step: `void prepare(panel, block)`, `template <int R> void tile(m, float* acc, bool first)`, where
-/// `first` says that no tile has seen this block of the panel, and `float output_scale(m)`; see
-/// gemm_a8 and gemm_float.
+/// Step: `void prepare(panel, block)`, `template <int R> void tile(m, float* acc, bool first)`,
+/// where `first` says that no tile has seen this block of the panel, and `float output_scale(m)`;
+/// see gemm_a8 and gemm_float.
 template <class Step>
 NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
-  alignas(64) float acc[kRowBlock * 16];
+  alignas(64) float acc[(kRowBlock + kLastRows) * 16];
   const PackedPanels& weight = *args.weight;
-  for (std::size_t m_begin = 0; m_begin < args.m; m_begin += kRowBlock) {
-    const std::size_t m_end = args.m - m_begin < kRowBlock ? args.m : m_begin + kRowBlock;
+  std::size_t m_end = 0;
+  for (std::size_t m_begin = 0; m_begin < args.m; m_begin = m_end) {
+    // The last rows, which smaller tiles share among them, stay together.
+    m_end = args.m - m_begin < kRowBlock + kLastRows ? args.m : m_begin + kRowBlock;
     for (std::size_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
       for (std::size_t i = 0; i < (m_end - m_begin) * 16; i += kLanes) store(acc + i, zero());
       for (std::size_t block = 0; block < step.blocks; ++block) {
@@ -105,14 +132,17 @@ NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
           const std::size_t rows = tile_rows(args.m - m, kMaxTile);
           float* to = acc + (m - m_begin) * 16;
           switch (rows) {
-            case 12:
-              if constexpr (kMaxTile >= 12) step.template tile<12>(m, to, m == m_begin);
-              break;
             case 8:
               if constexpr (kMaxTile >= 8) step.template tile<8>(m, to, m == m_begin);
               break;
+            case 6:
+              if constexpr (kMaxTile >= 8) step.template tile<6>(m, to, m == m_begin);
+              break;
             case 4:
-              step.template tile<4>(m, to, m == m_begin);
+              if constexpr (kMaxTile >= 4) step.template tile<4>(m, to, m == m_begin);
+              break;
+            case 3:
+              if constexpr (kMaxTile >= 4) step.template tile<3>(m, to, m == m_begin);
               break;
             case 2:
               step.template tile<2>(m, to, m == m_begin);

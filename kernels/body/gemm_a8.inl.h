@@ -7,25 +7,24 @@
 template <int R>
 inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kParts) : 1;
 
-/// What steps share that compute straight from nibbles. The first tile of a block decodes the scales
-/// for all others and asks for the nibbles to come. Vectors: of 8 k in a group, where known (loops
-/// without branches are 10 % faster); 0: at run time. BlockValues: of K, so that nibbles of a panel's block, its scales and a tile's activations lie in L1 together.
+/// What steps share that compute straight from nibbles. The first tile of a block decodes the
+/// scales for all others and asks for the nibbles to come. Vectors: of 8 k in a group, where known
+/// (loops without branches are 10 % faster); 0: at run time. BlockValues: of K, so that nibbles of
+/// a panel's block, its scales and a tile's activations lie in L1 together.
 template <ScaleLayout Layout, std::size_t Vectors, std::size_t BlockValues = 1024>
 struct NibbleStep {
   static constexpr std::size_t kBlockValues = BlockValues;
-  static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors : 64);
+  static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors
+                                                            : kUnrolls   ? 64
+                                                                         : 16);
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
 
   const GemmArgs& args;
   const PackedPanels& weight;
   std::size_t block_groups;
   std::size_t blocks;
-  ScaleCursor cursor;      ///< of the current panel, as all below
-  std::size_t scales_far;  ///< bytes of scales beside kPrefetchFar bytes of nibbles
-  std::size_t scales_near;
   // Of the current panel and block:
-  const std::uint8_t* codes = nullptr;
-  const std::uint8_t* zeros = nullptr;
+  GroupPlaces places;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
   alignas(64) float scales[kMaxGroups * kSides * 16];
@@ -35,9 +34,7 @@ struct NibbleStep {
         weight(*gemm.weight),
         block_groups(kBlockValues / weight.group),
         blocks((weight.groups + block_groups - 1) / block_groups),
-        cursor(weight, 0),
-        scales_far(cursor.bytes * cursor.sides * kPrefetchFar / (weight.group * 8)),
-        scales_near(cursor.bytes * cursor.sides * kPrefetchNear / (weight.group * 8)) {}
+        places(weight, 0) {}
 
   /// Vectors of 8 k per group.
   [[nodiscard]] NYBBLE_INLINE std::size_t group_vectors() const {
@@ -48,27 +45,18 @@ struct NibbleStep {
     first_group = block * block_groups;
     end_group =
         weight.groups - first_group < block_groups ? weight.groups : first_group + block_groups;
-    codes = weight.codes + panel * weight.code_stride;
-    cursor = ScaleCursor(weight, panel);
-    if (Layout == ScaleLayout::zero_point) zeros = weight.zeros + panel * weight.zero_stride;
+    places = GroupPlaces(weight, panel);
   }
 
-  /// Where the scales of group g lie; asks for those to come.
-  NYBBLE_INLINE const std::uint8_t* next_scales(std::size_t g) const {
-    const std::uint8_t* from = cursor.at(g);
-    prefetch_ahead(from, scales_far, scales_near);
-    return from;
-  }
-
-  /// The scales of group g for P vectors of lanes from `part` on, to where they wait for all tiles.
-  template <int P>
+  /// A group's scales for P vectors of lanes from `part` on, to where they wait for all tiles.
+  template <int R, int P>
   NYBBLE_INLINE void decode_scales_of(std::size_t g, std::size_t part) {
-    const std::uint8_t* from = next_scales(g);
+    const std::uint8_t* from = places.scales(g);
+    prefetch_ahead<R>(from);
     for (std::size_t side = 0; side < kSides; ++side) {
       for (std::size_t p = part; p < part + P; ++p) {
         store(scales + ((g - first_group) * kSides + side) * 16 + p * kLanes,
-              load_scale(weight.scale_type,
-                         from + side * cursor.bytes + p * kLanes * weight.scale_size));
+              load_scale(weight.scale_type, from + (side * 16 + p * kLanes) * weight.scale_size));
       }
     }
   }
@@ -77,8 +65,10 @@ struct NibbleStep {
 /// run(constant) with the Vectors of NibbleStep for a group size.
 template <class Run>
 NYBBLE_INLINE void with_group_vectors(std::size_t group, Run run) {
-  if (group == 16) return run(std::integral_constant<std::size_t, 2>{});
-  if (group == 32) return run(std::integral_constant<std::size_t, 4>{});
+  if constexpr (kUnrolls) {
+    if (group == 16) return run(std::integral_constant<std::size_t, 2>{});
+    if (group == 32) return run(std::integral_constant<std::size_t, 4>{});
+  }
   run(std::integral_constant<std::size_t, 0>{});
 }
 
@@ -86,8 +76,7 @@ NYBBLE_INLINE void with_group_vectors(std::size_t group, Run run) {
 template <ScaleLayout Layout, std::size_t Vectors, bool Signed, bool XScaled>
 struct A8Step : NibbleStep<Layout, Vectors> {
   using Base = NibbleStep<Layout, Vectors>;
-  using Base::args, Base::weight, Base::codes, Base::zeros, Base::scales, Base::first_group;
-  using Base::end_group, Base::kSides;
+  using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group, Base::kSides;
 
   ByteTable table[2];
   std::size_t run_vectors = Vectors == 2 ? 2 : 4;  ///< that 16-bit sums hold; kShortRuns only
@@ -156,7 +145,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
       }
     }
     const std::size_t vectors = Base::group_vectors();
-    const std::uint8_t* w = codes + first_group * vectors * 64 + part * kLanes * 4;
+    const GroupPlaces at_group = Base::places;
     const auto* x = static_cast<const std::int8_t*>(args.x) +
                     4 * (m * args.dwords + first_group * vectors * 2 * R);
     const std::size_t at = m * weight.groups + first_group * R;
@@ -166,14 +155,15 @@ struct A8Step : NibbleStep<Layout, Vectors> {
     const float* x_scale = XScaled ? args.x_scales + at : nullptr;
     const float* scale = scales + part * kLanes;
     for (std::size_t g = first_group; g < end_group; ++g) {
-      if (first) Base::template decode_scales_of<P>(g, part);
+      if (first) Base::template decode_scales_of<R, P>(g, part);
+      const std::uint8_t* w = at_group.codes(g) + part * kLanes * 4;
       I sum[kSides][P][R];
       for (int p = 0; p < P; ++p) {
         for (int r = 0; r < R; ++r) {
           sum[0][p][r] = iset1(x_start[r]);
           if constexpr (Layout == ScaleLayout::zero_point) {
-            const I zero_level = widen_u8(zeros + g / weight.groups_per_scale * 16 +
-                                          (part + static_cast<std::size_t>(p)) * kLanes);
+            const I zero_level =
+                widen_u8(at_group.zeros(g) + (part + static_cast<std::size_t>(p)) * kLanes);
             sum[0][p][r] = iadd_product16(sum[0][p][r], zero_level, x_bias[r]);
           } else if constexpr (Layout == ScaleLayout::sign_split) {
             sum[1][p][r] = iset1(x_start[r]);
@@ -189,7 +179,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
             }
           }
           for (std::size_t i = 0; i < run_vectors; ++i) {
-            if (first && part == 0) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
+            if (first && part == 0) prefetch_ahead<R>(w);
             add_dots<R, P>(run, w, x, [](I s, const B& weights, const std::int8_t* four) {
               return short_dot(s, weights, four);
             });
@@ -206,7 +196,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
         }
       } else {
         for (std::size_t v = 0; v < vectors; ++v) {
-          if (first && part == 0) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
+          if (first && part == 0) prefetch_ahead<R>(w);
           add_dots<R, P>(sum, w, x, [](I s, const B& weights, const std::int8_t* four) {
             return Signed ? dot_signed(s, weights, four) : dot(s, weights, four);
           });

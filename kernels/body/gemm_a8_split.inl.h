@@ -1,16 +1,16 @@
 // int8 activations x sign-split weights by one integer dot (AMXFP4 with E5M2 or E8M0 scales; see
-// PackedPanels::one_table). In units of the step times a quarter of the larger scale's power of two,
-// level times scale is an integer on the larger side (48 to 84 for the largest level of E2M1) and an
-// integer shifted down on the other. Shifts of 1 to 3 round to the nearest integer, which moves a
-// value by at most half a unit, 1/96 of the group's largest; groups where a row needs more, or lacks a side, take the two exact dots of gemm_a8. The
-// first tile of a block decodes to bytes for all others: decoding in every tile needs more registers
-// than there are beside 12 rows' sums (half the speed). Included inside a target's region and
-// namespace, after gemm_a8.inl.h.
+// PackedPanels::one_table). In units of the step times a quarter of the larger scale's power of
+// two, level times scale is an integer on the larger side (48 to 84 for the largest level of E2M1)
+// and an integer shifted down on the other. Shifts of 1 to 3 round to the nearest integer, which
+// moves a value by at most half a unit, 1/96 of the group's largest; groups where a row needs more,
+// or lacks a side, take the two exact dots of gemm_a8. The first tile of a block decodes to bytes
+// for all others: decoding in every tile needs more registers than there are beside 12 rows' sums
+// (half the speed). Included inside a target's region and namespace, after gemm_a8.inl.h.
 
 template <std::size_t Vectors>
 struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
   using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 512>;
-  using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
+  using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group;
 
   ByteTable sides[2];
   SplitByteTable table;
@@ -39,26 +39,27 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
 
   [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t m) const { return args.row_scales[m]; }
 
-  NYBBLE_INLINE void prepare_group(std::size_t g, const SplitBytes& entries, F unit, bool exact) {
-    const std::size_t i = g - first_group;
+  NYBBLE_INLINE void prepare_group(std::size_t i, const std::uint8_t* from,
+                                   const SplitBytes& entries, F unit, bool exact) {
     rows[i % 2] = entries;
     exact_dots[i] = exact;
     store(scales + i * 32, unit);
     if (!exact) return;
-    const std::uint8_t* from = Base::cursor.at(g);
     store(scales + i * 32, load_scale(weight.scale_type, from));
     store(scales + i * 32 + 16, load_scale(weight.scale_type, from + 16));
   }
-  /// Groups g and, in the same block, g + 1.
-  NYBBLE_INLINE void prepare_pair(std::size_t g) {
-    const SplitScales both =
-        split_scales(weight.scale_type, Base::next_scales(g), end_group - g);
+  /// Group i of the block, whose scales lie at `from`, and, in the same block, the next.
+  template <int R>
+  NYBBLE_INLINE void prepare_pair(std::size_t i, const std::uint8_t* from) {
+    prefetch_ahead<R>(from);
+    const std::size_t left = end_group - first_group - i;
+    const SplitScales both = split_scales(weight.scale_type, from, left);
     I entries;
     const auto not_in_table = split_entries(both, entries);
-    prepare_group(g, split_rows<0>(entries), split_unit<0>(both, -2),
+    prepare_group(i, from, split_rows<0>(entries), split_unit<0>(both, -2),
                   any_special(not_in_table, 0));
-    if (end_group - g < 2) return;
-    prepare_group(g + 1, split_rows<1>(entries), split_unit<1>(both, -2),
+    if (left < 2) return;
+    prepare_group(i + 1, from + 32, split_rows<1>(entries), split_unit<1>(both, -2),
                   any_special(not_in_table, 1));
   }
 
@@ -83,9 +84,9 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
     const float* x_magic = args.x_magic + at;
     // A copy: stores of decoded bytes could change the member, as far as a compiler knows.
     const SplitByteTable local_table = table;
-    for (std::size_t g = first_group; g < end_group; ++g) {
-      const std::size_t i = g - first_group;
-      if (First && i % 2 == 0) prepare_pair(g);
+    const GroupPlaces at_group = Base::places;
+    for (std::size_t i = 0; i < end_group - first_group; ++i) {
+      if (First && i % 2 == 0) prepare_pair<R>(i, at_group.scales(first_group + i));
       const float* scale = scales + i * 32;
       I sum[R];
       if (!exact_dots[i]) {
@@ -98,13 +99,13 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
         }
         // Decoding and dots take turns within the scheduler's reach.
         const SplitBytes entries = rows[i % 2];
-        const std::uint8_t* nibbles = codes + g * vectors * 64;
+        const std::uint8_t* nibbles = at_group.codes(first_group + i);
         std::uint8_t* w = decoded + i * vectors * 128;
         for (std::size_t v = 0; v < vectors; ++v, w += 128, nibbles += 64) {
           B low;
           B high;
           if constexpr (First) {
-            prefetch_ahead(nibbles, kPrefetchFar, kPrefetchNear);
+            prefetch_ahead<R>(nibbles);
             const B both = load_bytes(nibbles);
             low = lookup_split_low(local_table, entries, both);
             high = lookup_split_high(local_table, entries, both);
@@ -127,7 +128,7 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
           acc[r] = fma(sub(as_float(sum[r]), set1(x_magic[r])), by, acc[r]);
         }
       } else {
-        const std::uint8_t* w = codes + g * vectors * 64;
+        const std::uint8_t* w = at_group.codes(first_group + i);
         for (int side = 0; side < 2; ++side) {
           for (int r = 0; r < R; ++r) sum[r] = as_int(set1(x_magic[r]));
           for (std::size_t v = 0; v < vectors; ++v) {

@@ -6,8 +6,7 @@
 template <ScaleLayout Layout, std::size_t Vectors>
 struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
   using Base = NibbleStep<Layout, Vectors>;
-  using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
-  using Base::kSides;
+  using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group, Base::kSides;
 
   WordTable table[2];
 
@@ -35,12 +34,13 @@ struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
     F acc[R];
     for (int r = 0; r < R; ++r) acc[r] = load(acc_memory + 16 * r);
     const std::size_t vectors = Base::group_vectors();
-    const std::uint8_t* w = codes + first_group * vectors * 64;
+    const GroupPlaces at_group = Base::places;
     const float* x =
         static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
     const float* scale = scales;
     for (std::size_t g = first_group; g < end_group; ++g) {
-      if (first_tile) Base::template decode_scales_of<1>(g, 0);
+      const std::uint8_t* w = at_group.codes(g);
+      if (first_tile) Base::template decode_scales_of<R, 1>(g, 0);
       F sum[kSides][kChains][R];
       for (auto& side : sum) {
         for (auto& chain : side) {
@@ -48,16 +48,16 @@ struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
         }
       }
       for (std::size_t v = 0; v < vectors; ++v) {
-        if (first_tile) prefetch_ahead(w, kPrefetchFar, kPrefetchNear);
+        if (first_tile) prefetch_ahead<R>(w);
         const B nibbles = load_bytes(w);
         for (int side = 0; side < kSides; ++side) {
           const F pairs[4] = {
               lookup_words<0>(table[side], nibbles), lookup_words<8>(table[side], nibbles),
               lookup_words<4>(table[side], nibbles), lookup_words<12>(table[side], nibbles)};
-          for (int i = 0; i < 4; ++i) {
+          for (int pair = 0; pair < 4; ++pair) {
             for (int r = 0; r < R; ++r) {
-              F& s = sum[side][i % kChains][r];
-              s = Bf16Numbers::dot(s, pairs[i], x + i * R + r);
+              F& s = sum[side][pair % kChains][r];
+              s = Bf16Numbers::dot(s, pairs[pair], x + pair * R + r);
             }
           }
         }
@@ -92,7 +92,7 @@ inline void gemm_bf16_direct(const GemmArgs& args) {
 template <std::size_t Vectors>
 struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
   using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 256>;
-  using Base::args, Base::weight, Base::codes, Base::scales, Base::first_group, Base::end_group;
+  using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group;
 
   SplitWordTable table;
   SplitWords rows[2];  ///< of an even group and the next, while the first tile decodes
@@ -105,32 +105,33 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
     return weight.tensor_scale;
   }
 
-  NYBBLE_INLINE void prepare_group(std::size_t g, const SplitWords& entries, F unit) {
-    rows[(g - first_group) % 2] = entries;
-    store(scales + (g - first_group) * 16, unit);
+  NYBBLE_INLINE void prepare_group(std::size_t i, const SplitWords& entries, F unit) {
+    rows[i % 2] = entries;
+    store(scales + i * 16, unit);
   }
-  /// Group g alone, whatever its scales.
-  NYBBLE_INLINE void prepare_any(std::size_t g) {
-    const std::uint8_t* from = Base::cursor.at(g);
+  /// Group i, whatever its scales.
+  NYBBLE_INLINE void prepare_any(std::size_t i, const std::uint8_t* from) {
     SplitWords entries;
     const F unit = split_words(load_scale(weight.scale_type, from),
                                load_scale(weight.scale_type, from + 16), entries);
-    prepare_group(g, entries, unit);
+    prepare_group(i, entries, unit);
   }
-  /// Groups g and, in the same block, g + 1.
-  NYBBLE_INLINE void prepare_pair(std::size_t g) {
-    const SplitScales both =
-        split_scales(weight.scale_type, Base::next_scales(g), end_group - g);
+  /// Group i of the block, whose scales lie at `from`, and, in the same block, the next.
+  template <int R>
+  NYBBLE_INLINE void prepare_pair(std::size_t i, const std::uint8_t* from) {
+    prefetch_ahead<R>(from);
+    const std::size_t left = end_group - first_group - i;
+    const SplitScales both = split_scales(weight.scale_type, from, left);
     if (any_special(both.special, 0)) {
-      prepare_any(g);
+      prepare_any(i, from);
     } else {
-      prepare_group(g, split_words_of<0>(both), split_unit<0>(both, 0));
+      prepare_group(i, split_words_of<0>(both), split_unit<0>(both, 0));
     }
-    if (end_group - g < 2) return;
+    if (left < 2) return;
     if (any_special(both.special, 1)) {
-      prepare_any(g + 1);
+      prepare_any(i + 1, from + 32);
     } else {
-      prepare_group(g + 1, split_words_of<1>(both), split_unit<1>(both, 0));
+      prepare_group(i + 1, split_words_of<1>(both), split_unit<1>(both, 0));
     }
   }
 
@@ -153,15 +154,15 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
     const float* x =
         static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
     const SplitWordTable local_table = table;
-    for (std::size_t g = first_group; g < end_group; ++g) {
-      const std::size_t i = g - first_group;
-      if (First && i % 2 == 0) prepare_pair(g);
+    const GroupPlaces at_group = Base::places;
+    for (std::size_t i = 0; i < end_group - first_group; ++i) {
+      if (First && i % 2 == 0) prepare_pair<R>(i, at_group.scales(first_group + i));
       F sum[kChains][R];
       for (auto& chain : sum) {
         for (F& s : chain) s = zero();
       }
       const SplitWords entries = rows[i % 2];
-      const std::uint8_t* nibbles = codes + g * vectors * 64;
+      const std::uint8_t* nibbles = at_group.codes(first_group + i);
       float* w = decoded + i * vectors * 64;
       for (std::size_t v = 0; v < vectors; ++v, nibbles += 64) {
         // Decoding and dots take turns within the scheduler's reach.
@@ -181,7 +182,7 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
           w += 16;
           x += R;
         };
-        if (First) prefetch_ahead(nibbles, kPrefetchFar, kPrefetchNear);
+        if (First) prefetch_ahead<R>(nibbles);
         pair(0, std::integral_constant<int, 0>{});
         pair(1, std::integral_constant<int, 8>{});
         pair(2, std::integral_constant<int, 4>{});

@@ -17,23 +17,23 @@ struct Bf16AsF32Numbers {
 template <class Numbers>
 struct FloatStep {
   static constexpr std::size_t kPair = Numbers::kPair;
-  static constexpr std::size_t kBlockChunks = 8;  // 256 of K: 16 KiB of f32 weights
+  static constexpr std::size_t kBlockValues = 256;  // of K, whole groups: 16 KiB of f32 weights
 
   const GemmArgs& args;
   const PackedPanels& weight;
-  std::size_t chunks;
+  std::size_t block_groups;
   std::size_t blocks;
   FloatTable levels;
   FloatTable negative_levels;
-  std::size_t first_chunk = 0;
-  std::size_t end_chunk = 0;
-  alignas(64) float decoded[kBlockChunks * kChunk / kPair * 16];
+  std::size_t first_group = 0;
+  std::size_t end_group = 0;
+  alignas(64) float decoded[kBlockValues / kPair * 16];
 
   explicit FloatStep(const GemmArgs& gemm)
       : args(gemm),
         weight(*gemm.weight),
-        chunks(weight.groups * weight.group / kChunk),
-        blocks((chunks + kBlockChunks - 1) / kBlockChunks) {
+        block_groups(kBlockValues / weight.group),
+        blocks((weight.groups + block_groups - 1) / block_groups) {
     // Sign split: each level in one of two tables, 0 in the other, so that two products and a sum
     // (of which one is zero) need no select.
     float first[16];
@@ -49,8 +49,9 @@ struct FloatStep {
   }
 
   NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
-    first_chunk = block * kBlockChunks;
-    end_chunk = chunks - first_chunk < kBlockChunks ? chunks : first_chunk + kBlockChunks;
+    first_group = block * block_groups;
+    end_group =
+        weight.groups - first_group < block_groups ? weight.groups : first_group + block_groups;
     switch (weight.layout) {
       case ScaleLayout::symmetric:
         return decode<ScaleLayout::symmetric>(panel);
@@ -64,26 +65,24 @@ struct FloatStep {
   template <ScaleLayout Layout>
   NYBBLE_INLINE void decode(std::size_t panel) {
     constexpr std::size_t kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
-    // A vector of nibbles spans 8 of K; groups are 16 or more.
-    const std::size_t first_group = first_chunk * kChunk / weight.group;
-    const std::size_t end_group = (end_chunk * kChunk + weight.group - 1) / weight.group;
-    alignas(64) float scales[kBlockChunks * 2 * kSides * 16];
-    decode_scales(weight, panel, first_group, end_group, scales);
-    const std::uint8_t* codes =
-        weight.codes + panel * weight.code_stride + first_chunk * kChunkBytes;
-    for (std::size_t part = 0; part < kParts; ++part) {
-      float* out = decoded + part * kLanes;
-      for (std::size_t v = 0; v < (end_chunk - first_chunk) * 4; ++v) {
-        const std::size_t g = (first_chunk * kChunk + v * 8) / weight.group;
-        const float* scale = scales + (g - first_group) * kSides * 16 + part * kLanes;
-        const F positive = load(scale);
-        const F negative = kSides == 2 ? load(scale + 16) : positive;
-        F zero_level = zero();
-        if constexpr (Layout == ScaleLayout::zero_point) {
-          zero_level = to_float(widen_u8(weight.zeros + panel * weight.zero_stride +
-                                         g / weight.groups_per_scale * 16 + part * kLanes));
-        }
-        if (part == 0) prefetch_ahead(codes + v * 64, kPrefetchFar, kPrefetchNear);
+    const GroupPlaces places(weight, panel);
+    const std::size_t vectors = weight.group / 8;
+    for (std::size_t piece = 0; piece < (end_group - first_group) * kParts; ++piece) {
+      const std::size_t part = piece % kParts;
+      const std::size_t g = first_group + piece / kParts;
+      const std::uint8_t* codes = places.codes(g);
+      const std::uint8_t* scales = places.scales(g) + part * kLanes * weight.scale_size;
+      const F positive = load_scale(weight.scale_type, scales);
+      const F negative =
+          kSides == 2 ? load_scale(weight.scale_type, scales + 16 * weight.scale_size) : positive;
+      F zero_level = zero();
+      if constexpr (Layout == ScaleLayout::zero_point) {
+        zero_level = to_float(widen_u8(places.zeros(g) + part * kLanes));
+      }
+      if (part == 0) prefetch_ahead<2>(scales);
+      float* out = decoded + piece / kParts * weight.group / kPair * 16 + part * kLanes;
+      for (std::size_t v = 0; v < vectors; ++v) {
+        if (part == 0) prefetch_ahead<2>(codes + v * 64);
         const I x = as_int(load_bytes(codes + v * 64 + part * kLanes * 4));
         const auto value = [&](I nibble) {
           F w = lookup(levels, nibble);
@@ -123,8 +122,8 @@ struct FloatStep {
         acc[p][r] = load(acc_memory + 16 * r + p * static_cast<int>(kLanes));
       }
     }
-    const std::size_t first = first_chunk * kChunk / kPair;
-    const std::size_t count = (end_chunk - first_chunk) * kChunk / kPair;
+    const std::size_t first = first_group * weight.group / kPair;
+    const std::size_t count = (end_group - first_group) * weight.group / kPair;
     const float* x = static_cast<const float*>(args.x) + m * args.dwords + first * R;
     const float* w = decoded;
     for (std::size_t u = 0; u < count; ++u, w += 16, x += R) {

@@ -168,6 +168,17 @@ NYBBLE_INLINE B lookup_high(const ByteTable& t, B a) {
       _mm256_shuffle_epi8(t.v, _mm256_and_si256(_mm256_srli_epi16(a.v, 4), _mm256_set1_epi8(15)))};
 }
 
+NYBBLE_INLINE void store_bytes(std::uint8_t* p, B a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
+}
+// Bytes plus 128 are unsigned, which vpsadbw sums.
+NYBBLE_INLINE void store_sums_of_8(std::int64_t* p, B a) {
+  const __m256i biased = _mm256_xor_si256(a.v, _mm256_set1_epi8(-128));
+  const __m256i sums = _mm256_sad_epu8(biased, _mm256_setzero_si256());
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_sub_epi64(sums, _mm256_set1_epi64x(8 * 128)));
+}
+
 NYBBLE_INLINE __m256i broadcast4(const std::int8_t* x) {
   std::int32_t four;
   std::memcpy(&four, x, 4);
@@ -193,3 +204,4 @@ NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) {
 NYBBLE_INLINE I widen_short(I acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 inline constexpr int kDotLimit = 128;
 inline constexpr std::size_t kMaxTile = 4;
+inline constexpr bool kUnrolls = true;

@@ -132,6 +132,14 @@ NYBBLE_INLINE B lookup_high(const ByteTable& t, B a) {
   return {_mm512_permutexvar_epi8(_mm512_srli_epi16(a.v, 4), t.v)};
 }
 
+NYBBLE_INLINE void store_bytes(std::uint8_t* p, B a) { _mm512_storeu_si512(p, a.v); }
+// Bytes plus 128 are unsigned, which vpsadbw sums.
+NYBBLE_INLINE void store_sums_of_8(std::int64_t* p, B a) {
+  const __m512i biased = _mm512_xor_si512(a.v, _mm512_set1_epi8(-128));
+  const __m512i sums = _mm512_sad_epu8(biased, _mm512_setzero_si512());
+  _mm512_storeu_si512(p, _mm512_sub_epi64(sums, _mm512_set1_epi64(8 * 128)));
+}
+
 /// By hand: g++ 12 loads the broadcast into a register of its own first, which made GEMM 5 to 15 %
 /// slower.
 NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) {
@@ -145,11 +153,10 @@ inline constexpr bool kShortRuns = false;  ///< sums of dots need no widening
 NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, x); }
 NYBBLE_INLINE I widen_short(I acc) { return acc; }
 inline constexpr int kDotLimit = 255;
-inline constexpr std::size_t kMaxTile = 12;
+inline constexpr std::size_t kMaxTile = 8;
+inline constexpr bool kUnrolls = true;
 
 // What gemm_a8_split.inl.h needs beyond the common names.
-
-NYBBLE_INLINE void store_bytes(std::uint8_t* p, B a) { _mm512_storeu_si512(p, a.v); }
 
 /// Added to magnitudes, so that 0 - entry is the entry of the negative value.
 inline constexpr int kSplitOffset = 128;
@@ -185,7 +192,8 @@ NYBBLE_INLINE SplitScales split_scales(ScaleType type, const std::uint8_t* p, st
     out.special = _mm512_cmpeq_epi8_mask(exponent, _mm512_set1_epi8(-1));
   }
   // A unit of 2^-2 of the larger scale must be a normal f32 too.
-  out.special |= _mm512_cmplt_epu8_mask(exponent, _mm512_set1_epi8(type == ScaleType::e5m2 ? 1 : 3));
+  out.special |=
+      _mm512_cmplt_epu8_mask(exponent, _mm512_set1_epi8(type == ScaleType::e5m2 ? 1 : 3));
   const __m512i other_side = _mm512_permutex_epi64(exponent, 0x4E);
   out.largest = _mm512_max_epu8(exponent, other_side);
   out.below = _mm512_sub_epi8(out.largest, exponent);

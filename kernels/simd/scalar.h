@@ -257,6 +257,15 @@ NYBBLE_INLINE B lookup_high(const ByteTable& t, B a) {
   return out;
 }
 
+NYBBLE_INLINE void store_bytes(std::uint8_t* p, B a) { std::memcpy(p, a.v, 64); }
+/// kLanes / 2 sums of 8 signed bytes each.
+NYBBLE_INLINE void store_sums_of_8(std::int64_t* p, B a) {
+  for (std::size_t i = 0; i < 8; ++i) {
+    p[i] = 0;
+    for (std::size_t t = 0; t < 8; ++t) p[i] += static_cast<std::int8_t>(a.v[8 * i + t]);
+  }
+}
+
 /// acc + the dot product of each lane's 4 unsigned bytes with the same 4 signed bytes at x.
 NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) {
   return each<I>([&](std::size_t i) {
@@ -277,6 +286,7 @@ inline constexpr bool kShortRuns = false;  ///< sums of dots need no widening
 NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, x); }
 NYBBLE_INLINE I widen_short(I acc) { return acc; }
 inline constexpr int kDotLimit = 255;
-inline constexpr std::size_t kMaxTile = 4;
+inline constexpr std::size_t kMaxTile = 2;
+inline constexpr bool kUnrolls = false;  ///< bodies for known group sizes: compilers take minutes
 
 #undef NYBBLE_LANES

@@ -33,6 +33,41 @@ class Carver {
   std::byte* next_;
 };
 
+/// `count` dwords to places `stride` dwords apart.
+void spread(const void* from, std::size_t count, std::uint32_t* to, std::size_t stride) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  if (stride == 1) {
+    std::memcpy(to, bytes, 4 * count);
+    return;
+  }
+  for (std::size_t i = 0; i < count; ++i, to += stride) std::memcpy(to, bytes + 4 * i, 4);
+}
+
+/// `count` bf16 as dwords of two, `stride` dwords apart: of four values the first and the third,
+/// then the second and the fourth, which is how weights come out of their nibbles.
+void spread_pairs(const std::uint16_t* from, std::size_t count, std::uint32_t* to,
+                  std::size_t stride) {
+  // Counted in fours, which compilers vectorise.
+  const auto swapped = [&](std::size_t i) {
+    std::uint64_t four = 0;
+    std::memcpy(&four, from + 4 * i, 8);
+    const std::uint64_t t = (four ^ (four >> 16)) & 0xFFFF0000U;
+    return four ^ t ^ (t << 16);
+  };
+  if (stride == 1) {
+    for (std::size_t i = 0; i < count / 4; ++i) {
+      const std::uint64_t four = swapped(i);
+      std::memcpy(to + 2 * i, &four, 8);
+    }
+    return;
+  }
+  for (std::size_t i = 0; i < count / 4; ++i, to += 2 * stride) {
+    const std::uint64_t four = swapped(i);
+    to[0] = static_cast<std::uint32_t>(four);
+    to[stride] = static_cast<std::uint32_t>(four >> 32);
+  }
+}
+
 }  // namespace
 
 ActivationPacker::ActivationPacker(const kernels::KernelTable& table,
@@ -128,8 +163,12 @@ void ActivationPacker::to_integers(const float* x, std::byte* scratch,
     }
   }
   const auto& to = group_scales_ ? row.scales : row.shifts;
-  for (std::size_t g = 0; g < (cols_ + dot_group_ - 1) / dot_group_; ++g) {
-    to[g] = of_groups[g * dot_group_ / scale_group_];
+  const std::size_t shared = scale_group_ / dot_group_;  // dot groups with the same scale
+  const std::size_t groups = (cols_ + dot_group_ - 1) / dot_group_;
+  for (std::size_t g = 0, from = 0; g < groups; ++from) {
+    for (const std::size_t end = std::min(groups, g + shared); g < end; ++g) {
+      to[g] = of_groups[from];
+    }
   }
 }
 
@@ -142,6 +181,17 @@ void ActivationPacker::to_floats(const float* x, std::byte* scratch, float* valu
   const Encoded encoded = encode(x, scratch);
   table_->codes_to_float({encoded.codes.data(), cols_, scale_group_, format_->info().levels.data(),
                           encoded.choices.data(), encoded.tensor.scale, values});
+}
+
+void ActivationPacker::to_halves(const float* x, std::byte* scratch, std::uint16_t* bits) const {
+  std::fill(bits + cols_, bits + padded_, std::uint16_t{0});
+  if (!format_) {
+    table_->round_bf16({x, cols_, bits});
+    return;
+  }
+  const Encoded encoded = encode(x, scratch);
+  table_->codes_to_bf16({encoded.codes.data(), cols_, scale_group_, format_->info().levels.data(),
+                         encoded.choices.data(), encoded.tensor.scale, bits});
 }
 
 std::size_t ActivationPacker::packed_bytes(std::size_t m) const {
@@ -168,7 +218,9 @@ PackedActivations ActivationPacker::place(std::byte* memory, std::size_t m) cons
 void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, std::byte* scratch,
                             const PackedActivations& out) const {
   // The tile that row m falls into: all but the last few are of the largest size.
-  std::size_t begin = m / table_->max_tile * table_->max_tile;
+  const std::size_t full =
+      m_total < kernels::kLastRows ? 0 : std::min(m, m_total - kernels::kLastRows);
+  std::size_t begin = full / table_->max_tile * table_->max_tile;
   std::size_t rows = kernels::tile_rows(m_total - begin, table_->max_tile);
   while (begin + rows <= m) {
     begin += rows;
@@ -177,38 +229,36 @@ void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, 
   const std::size_t r = m - begin;
   const std::size_t groups = padded_ / dot_group_;
   Carver carver(scratch);
-  const std::byte* dwords = nullptr;
-  if (has_scales()) {
-    const IntegerRow row{carver.take<std::int8_t>(padded_), carver.take<float>(groups),
-                         carver.take<float>(groups), carver.take<std::int32_t>(groups),
-                         out.row_scales[m]};
-    to_integers(x, carver.rest(), row);
-    out.row_scales[m] *= output_factor_;
-    for (std::size_t g = 0, at = begin * groups + r; g < groups; ++g, at += rows) {
-      const float magic = kernels::kMagic * row.shifts[g];
-      out.x_magic[at] = magic;
-      out.x_start[at] = std::bit_cast<std::int32_t>(magic) - weight_offset_ * row.sums[g];
-      out.x_bias[at] = -row.sums[g];
-      if (group_scales_) out.x_scales[at] = row.scales[g];
-    }
-    dwords = reinterpret_cast<const std::byte*>(row.q.data());
-  } else {
-    const auto values = carver.take<float>(padded_);
-    const auto halves = carver.take<std::uint16_t>(padded_);
-    to_floats(x, carver.rest(), values.data());
-    dwords = reinterpret_cast<const std::byte*>(values.data());
-    if (kind_ == ActivationKind::bf16 || kind_ == ActivationKind::format_bf16) {
-      table_->round_bf16({values.data(), padded_, halves.data()});
-      if (table_->a16_pair == 2) {
-        for (std::size_t i = 0; i < padded_; i += 4) std::swap(halves[i + 1], halves[i + 2]);
-        dwords = reinterpret_cast<const std::byte*>(halves.data());
-      } else {
-        for (std::size_t i = 0; i < padded_; ++i) values[i] = BFloat16{halves[i]}.to_float();
-      }
-    }
-  }
   std::uint32_t* to = out.x + begin * dwords_ + r;
-  for (std::size_t u = 0; u < dwords_; ++u, to += rows) std::memcpy(to, dwords + 4 * u, 4);
+  if (kind_ == ActivationKind::f32 || kind_ == ActivationKind::format_f32) {
+    const auto values = carver.take<float>(padded_);
+    to_floats(x, carver.rest(), values.data());
+    return spread(values.data(), dwords_, to, rows);
+  }
+  if (!has_scales()) {
+    const auto halves = carver.take<std::uint16_t>(padded_);
+    if (table_->a16_pair == 2) {
+      to_halves(x, carver.rest(), halves.data());
+      return spread_pairs(halves.data(), padded_, to, rows);
+    }
+    const auto values = carver.take<float>(padded_);
+    to_halves(x, carver.rest(), halves.data());
+    for (std::size_t i = 0; i < padded_; ++i) values[i] = BFloat16{halves[i]}.to_float();
+    return spread(values.data(), dwords_, to, rows);
+  }
+  const IntegerRow row{carver.take<std::int8_t>(padded_), carver.take<float>(groups),
+                       carver.take<float>(groups), carver.take<std::int32_t>(groups),
+                       out.row_scales[m]};
+  to_integers(x, carver.rest(), row);
+  out.row_scales[m] *= output_factor_;
+  for (std::size_t g = 0, at = begin * groups + r; g < groups; ++g, at += rows) {
+    const float magic = kernels::kMagic * row.shifts[g];
+    out.x_magic[at] = magic;
+    out.x_start[at] = std::bit_cast<std::int32_t>(magic) - weight_offset_ * row.sums[g];
+    out.x_bias[at] = -row.sums[g];
+    if (group_scales_) out.x_scales[at] = row.scales[g];
+  }
+  spread(row.q.data(), dwords_, to, rows);
 }
 
 }  // namespace nybble

@@ -60,6 +60,7 @@ class ActivationPacker {
   struct IntegerRow;
   void to_integers(const float* x, std::byte* scratch, const IntegerRow& row) const;
   void to_floats(const float* x, std::byte* scratch, float* values) const;
+  void to_halves(const float* x, std::byte* scratch, std::uint16_t* bits) const;
 
   const kernels::KernelTable* table_ = nullptr;
   ActivationKind kind_ = ActivationKind::f32;

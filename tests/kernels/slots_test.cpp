@@ -202,8 +202,8 @@ TEST(Slots, QuantizeInt8) {
                              shifts.data(), sums.data()});
         EXPECT_EQ(q.back(), 99) << "wrote past the end";
         std::vector<std::int32_t> expected_sums(sums.size());
-        const bool finite = std::all_of(c.values.begin(), c.values.end(),
-                                        [](float x) { return std::isfinite(x); });
+        const bool finite =
+            std::all_of(c.values.begin(), c.values.end(), [](float x) { return std::isfinite(x); });
         const auto peak = [&](std::size_t begin, std::size_t end) {
           float largest = 0;
           for (std::size_t i = begin; i < end; ++i) {
@@ -249,12 +249,14 @@ TEST(Slots, CodesToInt8) {
   on_every_target("codes_to_int8", [](const kernels::KernelTable& table) {
     std::int8_t levels[16];
     for (int i = 0; i < 16; ++i) levels[i] = static_cast<std::int8_t>(i % 2 == 0 ? i * 8 : -i * 7);
-    for (const std::size_t count : {1U, 15U, 16U, 33U, 64U, 100U}) {
+    for (const std::size_t count : {1U, 15U, 16U, 33U, 64U, 100U, 333U}) {
       for (const std::size_t sum_group : {16U, 32U}) {
         const auto codes = random_codes(count, count);
         std::vector<ScaleChoice> choices((count + 31) / 32);
-        for (std::size_t g = 0; g < choices.size(); ++g)
-          choices[g].scale.zero = static_cast<float>(g);
+        // Runs of groups with the same zero, and groups with one of their own.
+        for (std::size_t g = 0; g < choices.size(); ++g) {
+          choices[g].scale.zero = static_cast<float>(g < 5 ? 0 : g);
+        }
         std::vector<std::int8_t> q(count + 1, 99);
         std::vector<std::int32_t> sums((count + sum_group - 1) / sum_group);
         table.codes_to_int8(
@@ -262,7 +264,7 @@ TEST(Slots, CodesToInt8) {
         EXPECT_EQ(q.back(), 99);
         std::vector<std::int32_t> expected(sums.size());
         for (std::size_t i = 0; i < count; ++i) {
-          const int value = levels[codes[i]] - static_cast<int>(i / 32);
+          const int value = levels[codes[i]] - static_cast<int>(choices[i / 32].scale.zero);
           ASSERT_EQ(q[i], value);
           expected[i / sum_group] += value;
         }
@@ -292,6 +294,39 @@ TEST(Slots, CodesToFloat) {
           const float level = info.levels[codes[i]];
           const float by = (level < 0 ? scale.negative : scale.positive) * 1.7F;
           ASSERT_EQ(values[i], (level - scale.zero) * by);
+        }
+      }
+    }
+  });
+}
+
+TEST(Slots, CodesToBf16) {
+  on_every_target("codes_to_bf16", [](const kernels::KernelTable& table) {
+    for (const std::string& spec : specs()) {
+      const FormatInfo info = parse_format(spec).info();
+      for (const std::size_t count : {1U, 15U, 16U, 33U, 100U}) {
+        const auto codes = random_codes(count, count + 1);
+        std::vector<ScaleChoice> choices((count + 31) / 32);
+        for (std::size_t g = 0; g < choices.size(); ++g) {
+          const auto scale = static_cast<float>(g + 1);
+          choices[g].scale = {0.3F * scale, 0.7F * scale, g % 2 == 0 ? 0.0F : 5.0F};
+        }
+        choices.back().scale.negative = kNan;
+        std::vector<std::uint16_t> bits(count + 1, 0xEEEE);
+        table.codes_to_bf16(
+            {codes.data(), count, 32, info.levels.data(), choices.data(), 1.7F, bits.data()});
+        EXPECT_EQ(bits.back(), 0xEEEE) << "wrote past the end";
+        for (std::size_t i = 0; i < count; ++i) {
+          const GroupScale& scale = choices[i / 32].scale;
+          const float level = info.levels[codes[i]];
+          const float value =
+              (level - scale.zero) * ((level < 0 ? scale.negative : scale.positive) * 1.7F);
+          const BFloat16 actual{bits[i]};
+          if (std::isnan(value)) {
+            EXPECT_TRUE(std::isnan(actual.to_float()));
+          } else {
+            ASSERT_EQ(actual.bits, BFloat16::from_float(value).bits);
+          }
         }
       }
     }

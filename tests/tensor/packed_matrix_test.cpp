@@ -54,6 +54,37 @@ TEST(PackedMatrix, UnpackIsTheInverseOfPacking) {
   }
 }
 
+std::size_t canonical_bytes(const QuantizedMatrix& q) {
+  return q.codes.size() + q.scales.size() + q.zero_points.size();
+}
+
+TEST(PackedMatrix, PackingAddsHardlyAnything) {
+  SerialExecutor serial;
+  for (const std::string& spec : few_specs()) {
+    const QuantizedMatrix q(parse_format(spec), 4096, 4096);
+    // Kernels read nested scales as the f32 they stand for.
+    const std::size_t nested = q.format.info().double_quantized ? 3 * q.scales.size() : 0;
+    const double most = 1.02 * static_cast<double>(canonical_bytes(q) + nested);
+    EXPECT_LE(static_cast<double>(PackedMatrix(q, serial).bytes()), most) << spec;
+  }
+}
+
+TEST(PackedMatrix, OddShapesArePaddedToWholePanelsAndGroups) {
+  SerialExecutor serial;
+  for (const char* spec : {"int4", "int4:zero_point=true", "mxfp4", "nvfp4", "amxfp4"}) {
+    for (const Shape& shape : kShapes) {
+      const AnyFormat format = parse_format(spec);
+      const PackedMatrix packed(QuantizedMatrix(format, shape.rows, shape.cols), serial);
+      const QuantizedMatrix whole(format, (shape.rows + 15) / 16 * 16, packed.padded_cols());
+      EXPECT_LT(packed.padded_cols() - shape.cols, std::max<std::size_t>(32, whole.group)) << spec;
+      // At most three cache lines a panel beside what is stored: the last unit's head is a whole
+      // one.
+      EXPECT_LE(packed.bytes(), canonical_bytes(whole) + whole.rows / 16 * 192)
+          << spec << ' ' << shape.rows << " x " << shape.cols;
+    }
+  }
+}
+
 TEST(PackedMatrix, AnyCodesAndScalesSurvive) {
   // Random bytes: patterns no quantizer writes, NaN scales and -0 codes included.
   for (const std::string& spec : few_specs()) {
