@@ -30,8 +30,8 @@ const QuantizedMatrix& quantized_weights(const AnyFormat& format, Executor& exec
 
 }  // namespace nybble::bench
 
-/// Threads: the CPUs of the affinity mask (taskset). Which rows: --benchmark_filter. A target for the quantizers:
-/// NYBBLE_TARGET.
+/// Threads: the CPUs of the affinity mask (taskset). Which rows: --benchmark_filter. A target for
+/// the quantizers: NYBBLE_TARGET.
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
@@ -42,6 +42,7 @@ int main(int argc, char** argv) {
   nybble::bench::add_quantize_rows(*executor);
   nybble::bench::add_activation_rows();
   nybble::bench::add_attention_rows(*executor);
+  nybble::bench::add_grouped_rows(*executor);
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

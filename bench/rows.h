@@ -19,6 +19,9 @@ void add_activation_rows();
 /// attention/<format>/<tokens or head_dim: groups of values>/<path>/<target>, append/<format>/...,
 /// attention/f32: one new token of a layer with grouped queries and 8192 tokens
 void add_attention_rows(Executor& executor);
+/// grouped/mxfp4/<path>/m:<tokens>, grouped_loop/...: the experts of gpt-oss in one call, or
+/// gathered rows and a call per expert
+void add_grouped_rows(Executor& executor);
 
 /// What all rows compute with: random normal weights of kOutputs x kInputs.
 inline constexpr std::size_t kOutputs = 2048;

@@ -7,6 +7,7 @@
 #include "nybble/format/format.h"
 #include "nybble/format/registry.h"
 #include "nybble/kernels.h"
+#include "nybble/linear/grouped_linear.h"
 #include "nybble/linear/linear.h"
 #include "nybble/matrix.h"
 #include "nybble/metrics.h"
