@@ -17,8 +17,8 @@ NYBBLE_INLINE F lookup_words(const WordTable& t, B a) {
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_srli_epi16(a.v, Shift), t.v));
 }
 
-/// Sign-split levels times the mantissas of their scales, exact in bf16: 64 entries, indexed by code
-/// and 2 bits of mantissa.
+/// Sign-split levels times the mantissas of their scales, exact in bf16: 64 entries, indexed by
+/// code and 2 bits of mantissa.
 struct SplitWordTable {
   __m512i low, high;
 };
@@ -32,8 +32,8 @@ NYBBLE_INLINE SplitWordTable split_word_table(const float* levels) {
   }
   return {_mm512_load_si512(words), _mm512_load_si512(words + 32)};
 }
-/// For both halves of each row's dword: bits 4 and 5 are the side's mantissa, bits 7 to 13 the power
-/// of two by which it is below the larger side.
+/// For both halves of each row's dword: bits 4 and 5 are the side's mantissa, bits 7 to 13 the
+/// power of two by which it is below the larger side.
 struct SplitWords {
   __m512i positive, negative;
 };
@@ -71,8 +71,8 @@ NYBBLE_INLINE SplitWords split_words_of(const SplitScales& s) {
   return {_mm512_permutex2var_epi8(low, _mm512_load_si512(kPositive.bytes), high),
           _mm512_permutex2var_epi8(low, _mm512_load_si512(kNegative.bytes), high)};
 }
-/// lookup_words with a scale per side. Lowering an exponent is a saturating subtraction, under which
-/// a zero stays what it is.
+/// lookup_words with a scale per side. Lowering an exponent is a saturating subtraction, under
+/// which a zero stays what it is.
 template <int Shift>
 NYBBLE_INLINE F lookup_split_words(const SplitWordTable& t, const SplitWords& rows, B a) {
   const __m512i x = _mm512_srli_epi16(a.v, Shift);

@@ -240,8 +240,8 @@ std::vector<double> split_slack(const QuantizedMatrix& q, const std::vector<doub
       const GroupScale scale = q.scale(n, k / q.group);
       const double larger = static_cast<double>(std::max(scale.positive, scale.negative));
       if (larger == 0) continue;
-      const double unit = std::exp2(std::floor(std::log2(larger))) / 4 * step *
-                          static_cast<double>(q.tensor.scale);
+      const double unit =
+          std::exp2(std::floor(std::log2(larger))) / 4 * step * static_cast<double>(q.tensor.scale);
       for (std::size_t m = 0; m < s.m; ++m) {
         out[m * s.n + n] += unit / 2 * std::fabs(x[m * s.k + k]);
       }
@@ -261,9 +261,8 @@ TEST(Gemm, A8) {
       const std::vector<double> x = int8_values(p.x, s.k, group);
       const Reference reference = product(weight_values(q, true), x, s);
       const FormatInfo& info = q.format.info();
-      const bool split =
-          info.layout == ScaleLayout::sign_split &&
-          (info.scale_type == ScaleType::e5m2 || info.scale_type == ScaleType::e8m0);
+      const bool split = info.layout == ScaleLayout::sign_split &&
+                         (info.scale_type == ScaleType::e5m2 || info.scale_type == ScaleType::e8m0);
       std::vector<float> exact;    // of the targets that take two dots for each sign
       std::vector<float> rounded;  // of those that take one
       for (const std::string& target : supported_targets()) {

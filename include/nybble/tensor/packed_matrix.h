@@ -12,7 +12,7 @@ namespace nybble {
 namespace kernels {
 struct PackedPanels;
 struct KernelTable;
-}
+}  // namespace kernels
 
 /// A QuantizedMatrix rearranged for the kernels: panels of 16 rows, nibbles and scales in the order
 /// the inner loops read them (kernels/kernels.h draws the layout). The same for every target so
