@@ -4,7 +4,7 @@
 // and an integer shifted down on the other. Shifts of 1 to 3 round to the nearest integer, which
 // moves a value by at most half a unit, 1/96 of the group's largest; groups where a row needs more,
 // or lacks a side, take the two exact dots of gemm_a8. The first tile of a block decodes to bytes
-// for all others: decoding in every tile needs more registers than there are beside 12 rows' sums
+// for all others: decoding in every tile needs more registers than there are beside 8 rows' sums
 // (half the speed). Included inside a target's region and namespace, after gemm_a8.inl.h.
 
 template <std::size_t Vectors>

@@ -286,11 +286,11 @@ std::string KvCache::explain() const {
                   d.unit == 0 ? std::min(d.value_group, d.head_dim) : d.value_group,
                   d.unit == 0 ? "head_dim" : "tokens", value_kernel(), rounded(d.options.values));
   out += fmt::format("target    {} ({})\n", d.target.target, d.target.why);
-  out += fmt::format("path      {}: queries and attention weights become {}\n",
-                     path_name(d.options.path),
-                     d.kind == ActivationKind::int8   ? "int8, a scale for every dot group"
-                     : d.kind == ActivationKind::bf16 ? "bf16"
-                                                      : "f32");
+  out += fmt::format(
+      "path      {}: queries and attention weights become {}\n", path_name(d.options.path),
+      d.kind == ActivationKind::int8   ? "int8, a scale a row times a power of two a group"
+      : d.kind == ActivationKind::bf16 ? "bf16"
+                                       : "f32");
   if (d.unit != 0) {
     out += fmt::format("waiting   the last values are f32 until {} tokens are there\n", d.unit);
   }
