@@ -77,8 +77,10 @@ class QuantizedLinear {
 
   /// y (M x N) = layer(x), x is M x K; their memory ranges must not overlap. Checks shapes
   /// (bad_shape), grows the workspace, then computes. a8 and a32 results do not depend on the
-  /// executor; a8 is the same bit for bit on every target. Where a weight scale times an activation
-  /// scale leaves f32, the result is Inf or NaN.
+  /// executor; a8 is the same bit for bit on every target, but for sign-split weights with E5M2 or
+  /// E8M0 scales (amxfp4), whose smaller side AVX-512 targets round to int8: at most 1/96 of a
+  /// group's largest value. Where weight scales times integer dots leave f32, the result is Inf or
+  /// NaN.
   void run(MatrixView x, MutableMatrixView y, Workspace& workspace, Executor& executor) const;
   /// The same without checks: shapes must fit and the workspace hold workspace_bytes(M, 1) at
   /// least; activations are packed by as many tasks as it has room for.
