@@ -41,8 +41,8 @@ int main() {
   for (float& value : x) value = normal(random);
   const nybble::MatrixView key(fused.data() + kHidden, kHidden, kHidden, 3 * kHidden);
 
-  const auto weight = nybble::quantize_rtn(key, nybble::parse_format("nvfp4:search=4over6"), executor,
-                                           {.tensor_name = "layers.0.key"});
+  const auto weight = nybble::quantize_rtn(key, nybble::parse_format("nvfp4:search=4over6"),
+                                           executor, {.tensor_name = "layers.0.key"});
   const nybble::QuantizedLinear linear(weight, {}, executor);
   std::printf("%s", linear.explain().c_str());
 
