@@ -14,9 +14,7 @@ inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kP
 template <ScaleLayout Layout, std::size_t Vectors, std::size_t BlockValues = 1024>
 struct NibbleStep {
   static constexpr std::size_t kBlockValues = BlockValues;
-  static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors
-                                                            : kUnrolls   ? 64
-                                                                         : 16);
+  static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors : 16);
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
 
   const GemmArgs& args;
@@ -62,10 +60,11 @@ struct NibbleStep {
   }
 };
 
-/// run(constant) with the Vectors of NibbleStep for a group size.
-template <class Run>
+/// run(constant) with the Vectors of NibbleStep for a group size, if `common`: what many use is
+/// worth bodies of its own, the rest is not worth the time to compile them.
+template <bool Common, class Run>
 NYBBLE_INLINE void with_group_vectors(std::size_t group, Run run) {
-  if constexpr (kUnrolls) {
+  if constexpr (kUnrolls && Common) {
     if (group == 16) return run(std::integral_constant<std::size_t, 2>{});
     if (group == 32) return run(std::integral_constant<std::size_t, 4>{});
   }
@@ -79,7 +78,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
   using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group, Base::kSides;
 
   ByteTable table[2];
-  std::size_t run_vectors = Vectors == 2 ? 2 : 4;  ///< that 16-bit sums hold; kShortRuns only
+  std::size_t run_vectors;  ///< that 16-bit sums hold; kShortRuns only
 
   explicit A8Step(const GemmArgs& gemm) : Base(gemm) {
     std::uint8_t first[16];
@@ -96,6 +95,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
     }
     table[0] = byte_table(first);
     table[1] = byte_table(second);
+    run_vectors = Base::group_vectors() < 4 ? 2 : 4;
     if constexpr (kShortRuns) {
       int peak = 0;
       for (std::size_t i = 0; i < 16; ++i) {
@@ -230,14 +230,14 @@ struct A8Step : NibbleStep<Layout, Vectors> {
 
 template <ScaleLayout Layout, bool Signed>
 inline void gemm_a8(const GemmArgs& args) {
-  with_group_vectors(args.weight->group, [&](auto vectors) {
-    // Both codebooks of W4A4 through integers are never sign-split.
-    if constexpr (Layout != ScaleLayout::sign_split) {
-      if (args.x_scales != nullptr) {
-        A8Step<Layout, decltype(vectors)::value, Signed, true> step(args);
-        return gemm_loops(args, step);
-      }
+  // Both codebooks of W4A4 through integers are never sign-split.
+  if constexpr (Layout != ScaleLayout::sign_split) {
+    if (args.x_scales != nullptr) {
+      A8Step<Layout, 0, Signed, true> step(args);
+      return gemm_loops(args, step);
     }
+  }
+  with_group_vectors<!Signed>(args.weight->group, [&](auto vectors) {
     A8Step<Layout, decltype(vectors)::value, Signed, false> step(args);
     gemm_loops(args, step);
   });

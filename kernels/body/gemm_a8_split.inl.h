@@ -155,7 +155,7 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
 };
 
 inline void gemm_a8_one_table(const GemmArgs& args) {
-  with_group_vectors(args.weight->group, [&](auto vectors) {
+  with_group_vectors<true>(args.weight->group, [&](auto vectors) {
     A8SplitStep<decltype(vectors)::value> step(args);
     gemm_loops(args, step);
   });

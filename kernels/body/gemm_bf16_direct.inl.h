@@ -80,7 +80,7 @@ struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
 
 template <ScaleLayout Layout>
 inline void gemm_bf16_direct(const GemmArgs& args) {
-  with_group_vectors(args.weight->group, [&](auto vectors) {
+  with_group_vectors<true>(args.weight->group, [&](auto vectors) {
     Bf16DirectStep<Layout, decltype(vectors)::value> step(args);
     gemm_loops(args, step);
   });
@@ -200,7 +200,7 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
 };
 
 inline void gemm_bf16_one_table(const GemmArgs& args) {
-  with_group_vectors(args.weight->group, [&](auto vectors) {
+  with_group_vectors<true>(args.weight->group, [&](auto vectors) {
     Bf16SplitStep<decltype(vectors)::value> step(args);
     gemm_loops(args, step);
   });
