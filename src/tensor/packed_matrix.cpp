@@ -101,19 +101,22 @@ std::uint32_t restore_nibbles(std::uint32_t x) {
   return x ^ t ^ (t << 8);
 }
 
-/// 8 bytes of two neighbouring rows to their lanes, `to` being the first's: two rows at a time make
-/// whole 8-byte stores.
-void pack_row_pair(const std::uint8_t* first, const std::uint8_t* second, std::uint8_t* to) {
-  std::uint64_t a = 0;
-  std::uint64_t b = 0;
-  std::memcpy(&a, first, 8);
-  std::memcpy(&b, second, 8);
-  a = interleave_nibbles(a);
-  b = interleave_nibbles(b);
-  const std::uint64_t low = (a & 0xFFFFFFFFU) | (b << 32);
-  const std::uint64_t high = (a >> 32) | (b >> 32 << 32);
-  std::memcpy(to, &low, 8);
-  std::memcpy(to + 4 * kPanelRows, &high, 8);
+/// `bytes` (a multiple of 16) of two neighbouring rows to their lanes, `to` being the first's. Two
+/// rows at a time make whole 8-byte stores, and 64 bytes of each stay within what L1 holds.
+void pack_row_pair(const std::uint8_t* first, const std::uint8_t* second, std::size_t bytes,
+                   std::uint8_t* to) {
+  for (std::size_t i = 0; i < bytes; i += 8, to += 8 * kPanelRows) {
+    std::uint64_t a = 0;
+    std::uint64_t b = 0;
+    std::memcpy(&a, first + i, 8);
+    std::memcpy(&b, second + i, 8);
+    a = interleave_nibbles(a);
+    b = interleave_nibbles(b);
+    const std::uint64_t low = (a & 0xFFFFFFFFU) | (b << 32);
+    const std::uint64_t high = (a >> 32) | (b >> 32 << 32);
+    std::memcpy(to, &low, 8);
+    std::memcpy(to + 4 * kPanelRows, &high, 8);
+  }
 }
 
 /// Bytes a[i][j] to a[j][i], 8 x 8 of them: halves, quarters and eighths of the words change
@@ -256,6 +259,29 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   executor.parallel_for(d.panel_count, [&](std::size_t panel) {
     const std::size_t row_begin = panel * kPanelRows;
     const std::size_t row_end = std::min(matrix.rows, row_begin + kPanelRows);
+    const auto pack_codes = [&](std::size_t first_byte, std::size_t begin, std::size_t bytes,
+                                std::uint8_t* codes) {
+      begin += first_byte;
+      for (std::size_t lane = 0; lane < kPanelRows; lane += 2) {
+        std::uint8_t padded[2][kPiece];
+        const auto piece = [&](std::size_t row, std::uint8_t* room) -> const std::uint8_t* {
+          const std::size_t there = row < row_end && begin < row_bytes ? row_bytes - begin : 0;
+          if (there >= bytes) return &matrix.codes[row * row_bytes + begin];
+          std::memset(room, padding, bytes);
+          if (there != 0) std::memcpy(room, &matrix.codes[row * row_bytes + begin], there);
+          return room;
+        };
+        const std::uint8_t* first = piece(row_begin + lane, padded[0]);
+        const std::uint8_t* second = piece(row_begin + lane + 1, padded[1]);
+        std::uint8_t* to = codes + (begin - first_byte) * kPanelRows + lane * 4;
+        // A constant lets the compiler unroll.
+        if (bytes == kPiece) {
+          pack_row_pair(first, second, kPiece, to);
+        } else {
+          pack_row_pair(first, second, bytes, to);
+        }
+      }
+    };
     std::vector<std::uint8_t> scales_and_zeros(scale_bytes_of_panel + zeros_of_panel);
     std::uint8_t* scales = scales_and_zeros.data();
     std::uint8_t* zeros = scales + scale_bytes_of_panel;
@@ -275,7 +301,6 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
     if (zeros_of_panel != 0) {
       transpose(&matrix.zero_points[row_begin * matrix.groups], rows, matrix.groups, 1, zeros);
     }
-    std::vector<std::uint8_t*> word_places(d.padded_cols / 16);  // of 8 bytes of each row
     d.for_units([&](std::size_t unit, std::size_t first, std::size_t values) {
       std::uint8_t* head = d.unit_at(panel, unit);
       std::memset(head, 0, d.unit_head);
@@ -289,29 +314,10 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
       if (zeros_of_panel != 0) {
         copy_part(zeros, zeros_of_panel, d.scales_in_unit * kPanelRows, head + scales_of_unit);
       }
-      for (std::size_t word = 0; word < values / 16; ++word) {
-        word_places[first / 16 + word] = head + d.unit_head + word * 8 * kPanelRows;
+      for (std::size_t begin = 0; begin < values / 2; begin += kPiece) {
+        pack_codes(first / 2, begin, std::min(kPiece, values / 2 - begin), head + d.unit_head);
       }
     });
-    // A cache line of each row at a time.
-    for (std::size_t begin = 0; begin < d.padded_cols / 2; begin += kPiece) {
-      const std::size_t bytes = std::min(kPiece, d.padded_cols / 2 - begin);
-      std::uint8_t padded[2][kPiece];
-      const auto piece = [&](std::size_t row, std::uint8_t* room) -> const std::uint8_t* {
-        const std::size_t there = row < row_end && begin < row_bytes ? row_bytes - begin : 0;
-        if (there >= bytes) return &matrix.codes[row * row_bytes + begin];
-        std::memset(room, padding, bytes);
-        if (there != 0) std::memcpy(room, &matrix.codes[row * row_bytes + begin], there);
-        return room;
-      };
-      std::uint8_t* const* to = &word_places[begin / 8];
-      for (std::size_t lane = 0; lane < kPanelRows; lane += 2) {
-        const std::uint8_t* a = piece(row_begin + lane, padded[0]);
-        const std::uint8_t* b = piece(row_begin + lane + 1, padded[1]);
-        for (std::size_t i = 0; i < bytes; i += 8)
-          pack_row_pair(a + i, b + i, to[i / 8] + 4 * lane);
-      }
-    }
   });
   if (info.double_quantized) d.shape.scales = matrix.scales;
 }
