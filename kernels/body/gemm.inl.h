@@ -84,19 +84,6 @@ struct GroupPlaces {
   }
 };
 
-/// All scales of groups [begin, end) of a panel as f32: out[g][side][16].
-inline void decode_scales(const PackedPanels& weight, std::size_t panel, std::size_t begin,
-                          std::size_t end, float* out) {
-  const GroupPlaces places(weight, panel);
-  for (std::size_t g = begin; g < end; ++g) {
-    const std::uint8_t* from = places.scales(g);
-    const std::size_t step = kLanes * weight.scale_size;
-    for (std::size_t i = 0; i < places.scale_bytes; i += step, out += kLanes) {
-      store(out, load_scale(weight.scale_type, from + i));
-    }
-  }
-}
-
 /// How far ahead the tile that is first to read a panel's nibbles asks for the next ones: into L2
 /// and into L1. Measured on Zen 4 with cold weights: 1.5 times the speed at 2 to 8 rows, where
 /// arithmetic fills the reorder buffer; at 1 row the hardware alone is up to 1.3 times faster.

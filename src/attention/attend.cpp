@@ -1,12 +1,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <functional>
 #include <optional>
 
 #include "nybble/error.h"
 #include "src/attention/kv_data.h"
+#include "src/linear/plan.h"
+#include "src/tensor/carver.h"
+#include "src/tensor/integer_levels.h"
 
 namespace nybble {
 
@@ -16,23 +19,6 @@ using kernels::PackedPanels;
 
 namespace {
 
-/// Cuts cache-aligned pieces from a block of memory; from none, it only counts their bytes.
-class Arena {
- public:
-  explicit Arena(std::byte* memory) : memory_(memory) {}
-  template <class T>
-  T* take(std::size_t count) {
-    T* out = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
-    used_ += round_to_cache_line(count * sizeof(T));
-    return out;
-  }
-  [[nodiscard]] std::size_t used() const { return used_; }
-
- private:
-  std::byte* memory_;
-  std::size_t used_ = 0;
-};
-
 /// One scale of 1 for all values of a panel: what values take whose own scales belong to tokens.
 alignas(64) constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
@@ -40,30 +26,13 @@ alignas(64) constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 
 constexpr std::size_t kRowBlock = 48;
 }  // namespace
 
-const char* KvCache::Data::slot(ScaleLayout layout) const {
-  if (kind == ActivationKind::bf16) return "gemm_a16";
-  if (kind == ActivationKind::f32) return "gemm_a32";
-  return layout == ScaleLayout::symmetric    ? "gemm_a8_symmetric"
-         : layout == ScaleLayout::zero_point ? "gemm_a8_zero_point"
-                                             : "gemm_a8_sign_split";
-}
-
-kernels::gemm_a32_fn KvCache::Data::gemm(ScaleLayout layout) const {
-  const kernels::KernelTable& table = *target.table;
-  if (kind == ActivationKind::bf16) return table.gemm_a16;
-  if (kind == ActivationKind::f32) return table.gemm_a32;
-  return layout == ScaleLayout::symmetric    ? table.gemm_a8_symmetric
-         : layout == ScaleLayout::zero_point ? table.gemm_a8_zero_point
-                                             : table.gemm_a8_sign_split;
-}
-
 std::size_t KvCache::Data::product_bytes(const PackedPanels& panels, std::size_t cols,
                                          std::size_t rows) const {
   const ActivationPacker packer(*target.table, panels, kind, cols, std::nullopt, panels.group);
   return packer.packed_bytes(rows) + round_to_cache_line(packer.scratch_bytes());
 }
 
-/// y = x w' for panels of w: the only place that knows how GEMMs take their activations.
+/// y = x w' for panels of w.
 template <class Row>
 void KvCache::Data::product(const PackedPanels& panels, std::size_t panel_begin,
                             std::size_t panel_end, std::size_t cols, std::size_t rows, const Row& x,
@@ -73,19 +42,10 @@ void KvCache::Data::product(const PackedPanels& panels, std::size_t panel_begin,
   for (std::size_t row = 0; row < rows; ++row) {
     packer.pack(x(row), row, rows, scratch + packer.packed_bytes(rows), packed);
   }
-  gemm(panels.layout)({.weight = &panels,
-                       .panel_begin = panel_begin,
-                       .panel_end = panel_end,
-                       .m = rows,
-                       .x = packed.x,
-                       .dwords = packer.dwords(),
-                       .x_start = packed.x_start,
-                       .x_magic = packed.x_magic,
-                       .x_bias = packed.x_bias,
-                       .x_scales = packed.x_scales,
-                       .row_scales = packed.row_scales,
-                       .y = y,
-                       .y_stride = y_stride});
+  kernels::GemmArgs args = packer.gemm_args(panels, rows, packed, y, y_stride);
+  args.panel_begin = panel_begin;
+  args.panel_end = panel_end;
+  gemm_slot(*target.table, kind, panels.layout).function(args);
 }
 
 /// scores = q k', not yet scaled.
@@ -140,7 +100,7 @@ void KvCache::Data::combine_tokens(const Block& block, std::size_t head, std::si
 PackedPanels KvCache::Data::unscaled_values(std::size_t head, std::size_t tokens, int side) const {
   PackedPanels panels = values.panels(head, head_dim, (tokens + kChunk - 1) / kChunk);
   const ScaleLayout layout = panels.layout;
-  float levels[16];
+  std::array<float, 16> levels{};
   for (std::size_t i = 0; i < 16; ++i) {
     const float level = panels.levels[i];
     levels[i] = layout == ScaleLayout::zero_point ? level - kernels::kMiddleLevel
@@ -164,12 +124,12 @@ void KvCache::Data::combine_slice(const Block& block, std::size_t head, std::siz
   float* results = block.results + head * block.rows * block.result_stride;
   const std::size_t begin = slice * value_group;
   const std::size_t end = std::min(head_dim, begin + value_group);
-  Arena arena(scratch);
-  auto* scales = arena.take<float>(block.stride);
-  auto* scaled = arena.take<float>(block.rows * block.stride);
-  auto* zero_sums = arena.take<float>(block.rows);
-  auto* negative = arena.take<float>(block.rows * block.result_stride);
-  std::byte* rest = scratch + arena.used();
+  Carver carver(scratch);
+  auto* scales = carver.take<float>(block.stride).data();
+  auto* scaled = carver.take<float>(block.rows * block.stride).data();
+  auto* zero_sums = carver.take<float>(block.rows).data();
+  auto* negative = carver.take<float>(block.rows * block.result_stride).data();
+  std::byte* rest = carver.rest();
   const PackedPanels tokens = token_scales.panels(head, block.visible, value_slices());
   const auto run_side = [&](int side, float* y) {
     target.table->scale_weights({.tokens = &tokens,
@@ -219,11 +179,11 @@ KvCache::Data::Block KvCache::Data::lay_out(std::size_t rows, std::size_t tasks,
   block.rows = rows;
   block.stride = round_up(size, std::max(unit, kChunk));
   block.result_stride = round_up(head_dim, kPanelRows);
-  Arena arena(memory);
-  block.scores = arena.take<float>(heads * rows * block.stride);
-  block.sums = arena.take<float>(heads * rows);
-  block.results = arena.take<float>(heads * rows * block.result_stride);
-  Arena task(nullptr);
+  Carver carver(memory);
+  block.scores = carver.take<float>(heads * rows * block.stride).data();
+  block.sums = carver.take<float>(heads * rows).data();
+  block.results = carver.take<float>(heads * rows * block.result_stride).data();
+  Carver task(nullptr);
   if (unit == 0) {
     task.take<float>((rows + 1) * block.stride);
     task.take<float>(rows + 16);
@@ -236,8 +196,8 @@ KvCache::Data::Block KvCache::Data::lay_out(std::size_t rows, std::size_t tasks,
           values.panels(0, head_dim, block.stride / (unit == 0 ? kChunk : dot_group(value_group))),
           block.stride, rows)));
   block.task_bytes = task.used() + 256;
-  block.tasks = arena.take<std::byte>(tasks * block.task_bytes);
-  if (bytes != nullptr) *bytes = arena.used();
+  block.tasks = carver.take<std::byte>(tasks * block.task_bytes).data();
+  if (bytes != nullptr) *bytes = carver.used();
   return block;
 }
 
@@ -287,12 +247,7 @@ void KvCache::attend(MatrixView q, MutableMatrixView out, float scale, Workspace
                             "of {} with M at most {}, the tokens stored",
                             q.rows, q.cols, out.rows, out.cols, kv_cols, d.size));
   }
-  const std::less<const float*> before;
-  if (before(q.data, out.row(out.rows - 1) + out.cols) &&
-      before(out.data, q.row(q.rows - 1) + q.cols)) {
-    throw Error(ErrorCode::bad_shape,
-                "kv cache: q and out overlap in memory, expected two buffers");
-  }
+  check_separate(q, out, "kv cache: q and out");
   if (!std::isfinite(scale)) {
     throw Error(ErrorCode::bad_value,
                 fmt::format("kv cache: scale {}, expected a finite number", scale));

@@ -10,6 +10,7 @@
 #include "nybble/kernels.h"
 #include "nybble/tensor/quantized_matrix.h"
 #include "src/attention/kv_data.h"
+#include "src/linear/plan.h"
 #include "src/quantize/encode_row.h"
 #include "src/tensor/integer_levels.h"
 
@@ -260,14 +261,14 @@ std::size_t KvCache::bytes() const noexcept {
 }
 
 std::string KvCache::key_kernel() const {
-  const char* slot = data_->slot(data_->options.keys.info().layout);
-  return fmt::format("{}_{}", slot, kernels::provider(data_->target.target, slot));
+  const Data& d = *data_;
+  return kernel_name(d.target, gemm_slot(*d.target.table, d.kind, d.options.keys.info().layout));
 }
 
 std::string KvCache::value_kernel() const {
   const Data& d = *data_;
-  const char* slot = d.slot(d.unit == 0 ? ScaleLayout::symmetric : d.options.values.info().layout);
-  return fmt::format("{}_{}", slot, kernels::provider(d.target.target, slot));
+  const ScaleLayout layout = d.unit == 0 ? ScaleLayout::symmetric : d.options.values.info().layout;
+  return kernel_name(d.target, gemm_slot(*d.target.table, d.kind, layout));
 }
 
 std::string KvCache::explain() const {

@@ -64,8 +64,6 @@ struct KvCache::Data {
   void append_value(std::size_t head, const float* v, std::size_t token);
   void encode_unit(std::size_t head, std::size_t first);
 
-  [[nodiscard]] const char* slot(ScaleLayout layout) const;
-  [[nodiscard]] kernels::gemm_a32_fn gemm(ScaleLayout layout) const;
   [[nodiscard]] std::size_t product_bytes(const kernels::PackedPanels& panels, std::size_t cols,
                                           std::size_t rows) const;
   template <class Row>

@@ -1,7 +1,5 @@
 #include "src/attention/panel_store.h"
 
-#include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "nybble/format/element.h"
@@ -13,21 +11,6 @@ namespace nybble {
 using kernels::kChunk;
 using kernels::kChunkBytes;
 using kernels::kPanelRows;
-
-void set_levels(kernels::PackedPanels& panels, std::span<const float, 16> levels,
-                ScaleLayout layout, int dot_limit) {
-  std::array<float, 16> copy{};
-  std::copy(levels.begin(), levels.end(), copy.begin());
-  const IntegerLevels integers = integer_levels(copy);
-  std::copy(copy.begin(), copy.end(), panels.levels);
-  std::copy(integers.integer.begin(), integers.integer.end(), panels.integers);
-  panels.integer_step = integers.step;
-  panels.layout = layout;
-  const auto [low, high] = std::minmax_element(panels.integers, panels.integers + 16);
-  const int offset = layout == ScaleLayout::symmetric ? -std::min<int>(*low, 0) : 0;
-  panels.signed_dot = layout == ScaleLayout::symmetric && *high + offset > dot_limit;
-  panels.offset = panels.signed_dot ? 0 : offset;
-}
 
 PanelStore::PanelStore(const AnyFormat& format, const Shape& shape, int dot_limit) {
   const FormatInfo& info = format.info();

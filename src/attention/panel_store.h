@@ -53,8 +53,4 @@ class PanelStore {
   AlignedBuffer codes_, scales_, zeros_;
 };
 
-/// Fills in what kernels need to know of a codebook.
-void set_levels(kernels::PackedPanels& panels, std::span<const float, 16> levels,
-                ScaleLayout layout, int dot_limit);
-
 }  // namespace nybble

@@ -10,28 +10,12 @@
 #include "nybble/format/scale.h"
 #include "nybble/numeric/bfloat16.h"
 #include "src/quantize/encode_row.h"
-#include "src/tensor/aligned_buffer.h"
+#include "src/tensor/carver.h"
 #include "src/tensor/integer_levels.h"
 
 namespace nybble {
 
 namespace {
-
-/// Cuts typed arrays from a block of scratch memory; every piece is 64-byte aligned.
-class Carver {
- public:
-  explicit Carver(std::byte* memory) : next_(memory) {}
-  template <class T>
-  std::span<T> take(std::size_t count) {
-    T* out = reinterpret_cast<T*>(next_);
-    next_ += round_to_cache_line(count * sizeof(T));
-    return {out, count};
-  }
-  [[nodiscard]] std::byte* rest() const { return next_; }
-
- private:
-  std::byte* next_;
-};
 
 /// `count` dwords to places `stride` dwords apart.
 void spread(const void* from, std::size_t count, std::uint32_t* to, std::size_t stride) {
@@ -194,15 +178,7 @@ void ActivationPacker::to_halves(const float* x, std::byte* scratch, std::uint16
                          encoded.choices.data(), encoded.tensor.scale, bits});
 }
 
-std::size_t ActivationPacker::packed_bytes(std::size_t m) const {
-  const std::size_t arrays = has_scales() ? (group_scales_ ? 4 : 3) : 0;
-  return round_to_cache_line(m * dwords_ * 4) +
-         arrays * round_to_cache_line(m * (padded_ / dot_group_) * 4) +
-         (has_scales() ? round_to_cache_line(m * 4) : 0);
-}
-
-PackedActivations ActivationPacker::place(std::byte* memory, std::size_t m) const {
-  Carver carver(memory);
+PackedActivations ActivationPacker::carve(Carver& carver, std::size_t m) const {
   PackedActivations out;
   out.x = carver.take<std::uint32_t>(m * dwords_).data();
   if (!has_scales()) return out;
@@ -213,6 +189,35 @@ PackedActivations ActivationPacker::place(std::byte* memory, std::size_t m) cons
   if (group_scales_) out.x_scales = carver.take<float>(entries).data();
   out.row_scales = carver.take<float>(m).data();
   return out;
+}
+
+std::size_t ActivationPacker::packed_bytes(std::size_t m) const {
+  Carver counter(nullptr);
+  carve(counter, m);
+  return counter.used();
+}
+
+PackedActivations ActivationPacker::place(std::byte* memory, std::size_t m) const {
+  Carver carver(memory);
+  return carve(carver, m);
+}
+
+kernels::GemmArgs ActivationPacker::gemm_args(const kernels::PackedPanels& weight, std::size_t m,
+                                              const PackedActivations& x, float* y,
+                                              std::size_t y_stride) const {
+  return {.weight = &weight,
+          .panel_begin = 0,
+          .panel_end = (weight.rows + kernels::kPanelRows - 1) / kernels::kPanelRows,
+          .m = m,
+          .x = x.x,
+          .dwords = dwords_,
+          .x_start = x.x_start,
+          .x_magic = x.x_magic,
+          .x_bias = x.x_bias,
+          .x_scales = x.x_scales,
+          .row_scales = x.row_scales,
+          .y = y,
+          .y_stride = y_stride};
 }
 
 void ActivationPacker::pack(const float* x, std::size_t m, std::size_t m_total, std::byte* scratch,

@@ -9,6 +9,8 @@
 
 namespace nybble {
 
+class Carver;
+
 /// What activations are turned into for a GEMM.
 enum class ActivationKind : std::uint8_t {
   int8,             ///< a8
@@ -48,13 +50,18 @@ class ActivationPacker {
   [[nodiscard]] std::size_t packed_bytes(std::size_t m) const;
   /// `m` packed rows in packed_bytes(m) bytes of 64-byte aligned memory.
   [[nodiscard]] PackedActivations place(std::byte* memory, std::size_t m) const;
+  /// The product of all panels of `weight` with `m` packed rows; callers narrow the panels.
+  [[nodiscard]] kernels::GemmArgs gemm_args(const kernels::PackedPanels& weight, std::size_t m,
+                                            const PackedActivations& x, float* y,
+                                            std::size_t y_stride) const;
   /// Bytes of per-task scratch that pack() uses.
   [[nodiscard]] std::size_t scratch_bytes() const;
-  /// Packs row `m` (cols values of x) of `m_total`; see PackedActivations::at.
+  /// Packs row `m` (cols values of x) of `m_total`.
   void pack(const float* x, std::size_t m, std::size_t m_total, std::byte* scratch,
             const PackedActivations& out) const;
 
  private:
+  PackedActivations carve(Carver& carver, std::size_t m) const;
   struct Encoded;
   Encoded encode(const float* x, std::byte* scratch) const;
   struct IntegerRow;

@@ -137,7 +137,7 @@ void GroupedLinear::Plan::check(MatrixView x, std::span<const std::uint32_t> exp
                 fmt::format("grouped linear: expert {} of route {}, expected less than {}",
                             expert_of[r], r, experts.size()));
   }
-  check_separate(x, y, "grouped linear");
+  check_separate(x, y, "grouped linear: x and y");
 }
 
 void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> expert_of,
@@ -194,9 +194,12 @@ void GroupedLinear::Plan::multiply(std::size_t expert, std::size_t panel_begin,
                                    std::size_t panel_end, std::span<const std::uint32_t> y_rows,
                                    const PackedActivations& x, MutableMatrixView y) const noexcept {
   const PlannedWeight& weight = experts[expert];
-  chosen.gemm({&weight.matrix.panels(), panel_begin, panel_end, y_rows.size(), x.x,
-               weight.packer.dwords(), x.x_start, x.x_magic, x.x_bias, x.x_scales, x.row_scales,
-               y.data, y.stride, y_rows.data()});
+  kernels::GemmArgs args =
+      weight.packer.gemm_args(weight.matrix.panels(), y_rows.size(), x, y.data, y.stride);
+  args.panel_begin = panel_begin;
+  args.panel_end = panel_end;
+  args.y_rows = y_rows.data();
+  chosen.gemm.function(args);
   if (bias.empty()) return;
   const float* add = bias.data() + expert * y.cols;
   for (const std::uint32_t row : y_rows) {

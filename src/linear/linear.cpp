@@ -101,7 +101,7 @@ void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspac
                 fmt::format("linear: x is {} x {} and y {} x {}, expected M x {} and M x {}",
                             x.rows, x.cols, y.rows, y.cols, cols(), rows()));
   }
-  check_separate(x, y, "linear");
+  check_separate(x, y, "linear: x and y");
   workspace.reserve(workspace_bytes(x.rows, executor.concurrency()));
   run_unchecked(x, y, workspace, executor);
 }
@@ -134,13 +134,15 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   });
 
   // A contiguous run of panels each: at M = 1 every task reads one sequential stream.
-  const kernels::PackedPanels& panels = plan.weight.matrix.panels();
-  const std::size_t panel_count = (panels.rows + kernels::kPanelRows - 1) / kernels::kPanelRows;
+  const kernels::GemmArgs product =
+      packer.gemm_args(plan.weight.matrix.panels(), m, packed, y.data, y.stride);
+  const std::size_t panel_count = product.panel_end;
   const std::size_t tasks = std::min(panel_count, concurrency);
   executor.parallel_for(tasks, [&](std::size_t task) {
-    plan.chosen.gemm({&panels, panel_count * task / tasks, panel_count * (task + 1) / tasks, m,
-                      packed.x, packer.dwords(), packed.x_start, packed.x_magic, packed.x_bias,
-                      packed.x_scales, packed.row_scales, y.data, y.stride});
+    kernels::GemmArgs args = product;
+    args.panel_begin = panel_count * task / tasks;
+    args.panel_end = panel_count * (task + 1) / tasks;
+    plan.chosen.gemm.function(args);
   });
 
   if (!transforms.has_side_branch()) return;

@@ -60,7 +60,7 @@ LinearPlan::LinearPlan(const AnyFormat& weight, const LinearOptions& linear_opti
       weight_info(weight.info()),
       target(kernels::select(options.target)) {
   choose_kind(weight);
-  choose_kernel();
+  gemm = gemm_slot(*target.table, kind, weight_info.layout);
 }
 
 void LinearPlan::choose_kind(const AnyFormat& weight) {
@@ -100,31 +100,31 @@ void LinearPlan::choose_kind(const AnyFormat& weight) {
   choose(ActivationKind::format_f32, "path a4: not all products are exact in int8 or bf16, so f32");
 }
 
-void LinearPlan::choose_kernel() {
-  const auto choose = [&](const char* name, kernels::gemm_a32_fn function) {
-    slot = name;
-    gemm = function;
-  };
-  const kernels::KernelTable& table = *target.table;
+GemmSlot gemm_slot(const kernels::KernelTable& table, ActivationKind kind, ScaleLayout layout) {
   switch (kind) {
     case ActivationKind::bf16:
     case ActivationKind::format_bf16:
-      return choose("gemm_a16", table.gemm_a16);
+      return {"gemm_a16", table.gemm_a16};
     case ActivationKind::f32:
     case ActivationKind::format_f32:
-      return choose("gemm_a32", table.gemm_a32);
+      return {"gemm_a32", table.gemm_a32};
     case ActivationKind::int8:
     case ActivationKind::format_integers:
       break;
   }
-  switch (weight_info.layout) {
+  switch (layout) {
     case ScaleLayout::symmetric:
-      return choose("gemm_a8_symmetric", table.gemm_a8_symmetric);
+      return {"gemm_a8_symmetric", table.gemm_a8_symmetric};
     case ScaleLayout::zero_point:
-      return choose("gemm_a8_zero_point", table.gemm_a8_zero_point);
+      return {"gemm_a8_zero_point", table.gemm_a8_zero_point};
     case ScaleLayout::sign_split:
-      return choose("gemm_a8_sign_split", table.gemm_a8_sign_split);
+      break;
   }
+  return {"gemm_a8_sign_split", table.gemm_a8_sign_split};
+}
+
+std::string kernel_name(const kernels::Selected& target, const GemmSlot& slot) {
+  return fmt::format("{}_{}", slot.name, kernels::provider(target.target, slot.name));
 }
 
 PlannedWeight LinearPlan::pack(const QuantizedMatrix& matrix, Executor& executor) const {
@@ -139,10 +139,6 @@ PlannedWeight LinearPlan::pack(const QuantizedMatrix& matrix, Executor& executor
                                 options.path == Path::a4 ? options.activations : std::nullopt,
                                 options.scale_per_row ? 0 : panels.group);
   return out;
-}
-
-std::string LinearPlan::kernel() const {
-  return fmt::format("{}_{}", slot, kernels::provider(target.target, slot));
 }
 
 std::string LinearPlan::explain(const PlannedWeight& weight) const {
@@ -162,13 +158,13 @@ std::string LinearPlan::explain(const PlannedWeight& weight) const {
   return out;
 }
 
-void check_separate(MatrixView x, MatrixView y, const char* layer) {
+void check_separate(MatrixView x, MatrixView y, const char* what) {
   const std::less<const float*> before;
   const float* x_end = x.row(x.rows - 1) + x.cols;
   const float* y_end = y.row(y.rows - 1) + y.cols;
   if (before(x.data, y_end) && before(y.data, x_end)) {
     throw Error(ErrorCode::bad_shape,
-                fmt::format("{}: x and y overlap in memory, expected two buffers", layer));
+                fmt::format("{} overlap in memory, expected two buffers", what));
   }
 }
 

@@ -19,6 +19,16 @@ struct PlannedWeight {
   ActivationPacker packer;
 };
 
+/// A GEMM of the kernel table.
+struct GemmSlot {
+  const char* name;
+  kernels::gemm_a32_fn function;
+};
+/// The one for activations of a kind and weights of a layout.
+GemmSlot gemm_slot(const kernels::KernelTable& table, ActivationKind kind, ScaleLayout layout);
+/// The name of a target's kernel in a slot, e.g. "gemm_a8_symmetric_avx512vnni".
+std::string kernel_name(const kernels::Selected& target, const GemmSlot& slot);
+
 /// What LinearOptions come to for weights of one format: kernel, target, number types.
 struct LinearPlan {
   LinearOptions options;
@@ -26,8 +36,7 @@ struct LinearPlan {
   kernels::Selected target;
   ActivationKind kind = ActivationKind::int8;
   std::string reason;  ///< why this kind
-  std::string slot;
-  kernels::gemm_a32_fn gemm = nullptr;
+  GemmSlot gemm{};
 
   /// Throws bad_option (options that do not go together, an unknown target) and unsupported (a
   /// target the CPU lacks, double-quantized activations).
@@ -35,17 +44,15 @@ struct LinearPlan {
 
   /// Packs a matrix of the plan's format. Throws unsupported and bad_shape.
   [[nodiscard]] PlannedWeight pack(const QuantizedMatrix& matrix, Executor& executor) const;
-  /// The name of `gemm`, e.g. "gemm_a8_symmetric_avx512vnni".
-  [[nodiscard]] std::string kernel() const;
+  [[nodiscard]] std::string kernel() const { return kernel_name(target, gemm); }
   /// QuantizedLinear::explain.
   [[nodiscard]] std::string explain(const PlannedWeight& weight) const;
 
  private:
   void choose_kind(const AnyFormat& weight);
-  void choose_kernel();
 };
 
-/// Throws bad_shape if x and y, inputs and outputs of `layer`, share memory.
-void check_separate(MatrixView x, MatrixView y, const char* layer);
+/// Throws bad_shape if x and y, which `what` names ("linear: x and y"), share memory.
+void check_separate(MatrixView x, MatrixView y, const char* what);
 
 }  // namespace nybble

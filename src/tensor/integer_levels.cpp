@@ -27,4 +27,17 @@ IntegerLevels integer_levels(const std::array<float, 16>& levels) {
   return out;
 }
 
+void set_levels(kernels::PackedPanels& panels, const std::array<float, 16>& levels,
+                ScaleLayout layout, int dot_limit) {
+  const IntegerLevels integers = integer_levels(levels);
+  std::copy(levels.begin(), levels.end(), panels.levels);
+  std::copy(integers.integer.begin(), integers.integer.end(), panels.integers);
+  panels.integer_step = integers.step;
+  panels.layout = layout;
+  const auto [low, high] = std::minmax_element(panels.integers, panels.integers + 16);
+  const int offset = layout == ScaleLayout::symmetric ? -std::min<int>(*low, 0) : 0;
+  panels.signed_dot = layout == ScaleLayout::symmetric && *high + offset > dot_limit;
+  panels.offset = panels.signed_dot ? 0 : offset;
+}
+
 }  // namespace nybble

@@ -3,6 +3,8 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace nybble {
 
 /// A codebook as small integers: level ~ integer * step, |integer| <= 127.
@@ -15,5 +17,10 @@ struct IntegerLevels {
 /// Exact where a small multiple of every level is an integer; else level * 127 / peak rounded,
 /// which moves a level by at most peak / 254.
 IntegerLevels integer_levels(const std::array<float, 16>& levels);
+
+/// Fills in what kernels need to know of a codebook: `layout` and all members about levels.
+/// `dot_limit`: of the target, see kernels::KernelTable.
+void set_levels(kernels::PackedPanels& panels, const std::array<float, 16>& levels,
+                ScaleLayout layout, int dot_limit);
 
 }  // namespace nybble

@@ -38,8 +38,6 @@ struct PackedMatrix::Data {
   std::size_t scale_groups = 0;  ///< per row, at least the canonical matrix's
   std::size_t scale_size = 0;    ///< bytes of one scale
   std::size_t sides = 1;
-  int table_offset = 0;
-  int largest_integer = 0;
 
   /// Cuts panels into units and allocates them. Heads are whole cache lines without padding where
   /// four scales of 16 rows are.
@@ -234,16 +232,8 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   d.scale_groups = (p.groups + p.groups_per_scale - 1) / p.groups_per_scale;
   p.scale_type = type;
   p.scale_size = d.scale_size;
-  p.layout = info.layout;
   p.tensor_scale = matrix.tensor.scale;
-  std::copy(info.levels.begin(), info.levels.end(), p.levels);
-  const IntegerLevels integers = integer_levels(info.levels);
-  p.integer_step = integers.step;
-  std::copy(integers.integer.begin(), integers.integer.end(), p.integers);
-  const auto [low, high] = std::minmax_element(p.integers, p.integers + 16);
-  d.table_offset = info.layout == ScaleLayout::symmetric ? -std::min<int>(*low, 0) : 0;
-  d.largest_integer = *high;
-  p.offset = d.table_offset;
+  set_levels(p, info.levels, info.layout, kernels::KernelTable{}.dot_limit);
   p.one_table = p.groups_per_scale == 1 && one_table_decodes(matrix);
 
   d.lay_out();
@@ -379,9 +369,7 @@ const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data
 
 void PackedMatrix::fit(const kernels::KernelTable& target) noexcept {
   kernels::PackedPanels& p = data_->panels;
-  p.signed_dot = p.layout == ScaleLayout::symmetric &&
-                 data_->largest_integer + data_->table_offset > target.dot_limit;
-  p.offset = p.signed_dot ? 0 : data_->table_offset;
+  set_levels(p, data_->shape.format.info().levels, p.layout, target.dot_limit);
   if (p.one_table) p.offset = target.split_offset;
 }
 
