@@ -39,9 +39,9 @@ CpuFeatures detect() {
   const Leaf seven_one = cpuid(7, 1);
   out.avx2 = ymm && bit(one.ecx, 28) && bit(one.ecx, 12) && bit(one.ecx, 29) && bit(seven.ebx, 5);
   out.avx512vnni = out.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) &&
-                   bit(seven.ebx, 30) && bit(seven.ebx, 31) && bit(seven.ecx, 1) &&
-                   bit(seven.ecx, 11);
-  out.avx512bf16 = out.avx512vnni && bit(seven_one.eax, 5);
+                   bit(seven.ebx, 30) && bit(seven.ebx, 31) && bit(seven.ecx, 11);
+  out.avx512vbmi = out.avx512vnni && bit(seven.ecx, 1);
+  out.avx512bf16 = out.avx512vbmi && bit(seven_one.eax, 5);
   return out;
 }
 

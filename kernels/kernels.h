@@ -101,9 +101,9 @@ struct PackedPanels {
   std::size_t group;             ///< values of K per dot group: 16 or a multiple of 32
   std::size_t groups;            ///< dot groups along the padded K
   std::size_t groups_per_scale;  ///< consecutive dot groups that share a scale
-  /// A panel is cut into units of 2^unit_shift dot groups (whole scale groups), unit_stride bytes
-  /// apart for codes, scales and zeros alike: so all three can lie in one stream. 63: one unit.
-  unsigned unit_shift = 63;
+  /// A panel is cut into units of unit_groups dot groups (whole scale groups), unit_stride bytes
+  /// apart for codes, scales and zeros alike: so all three can lie in one stream. 0: one unit.
+  std::size_t unit_groups = 0;
   std::size_t unit_stride = 0;
   ScaleType scale_type;
   std::size_t scale_size;  ///< bytes of one
@@ -118,7 +118,7 @@ struct PackedPanels {
   bool signed_dot;
   /// Sign split only: bit 3 of a code is its sign, and scales are positive with at most two
   /// mantissa bits (E5M2, E8M0), so that one table indexed by code and mantissa decodes both sides.
-  bool one_table;
+  bool one_table = false;
 };
 
 /// 1.5 * 2^23: adding an integer n to its bits, |n| < 2^22, adds n to its value.
@@ -195,15 +195,18 @@ struct KernelTable {
 #define NYBBLE_KERNEL_SLOT(name, args, description) name##_fn name = nullptr;
 #include "kernels/slots.def"
 #undef NYBBLE_KERNEL_SLOT
-  std::size_t max_tile = 1;  ///< activation rows a GEMM tile takes at most
-  int dot_limit = 255;       ///< largest u8 weight its integer dot takes without saturating
-  int split_offset = 0;      ///< what its a8 kernel for one_table weights wants as their offset
-  std::size_t a16_pair = 1;  ///< bf16 values a dword of a16 activations holds: 2 = native dot
+  std::size_t max_tile = 1;   ///< activation rows a GEMM tile takes at most
+  int dot_limit = 255;        ///< largest u8 weight its integer dot takes without saturating
+  int split_offset = 0;       ///< what its a8 kernel for one_table weights wants as their offset
+  int zero_point_offset = 0;  ///< what its a8 kernel for zero points wants as the weights' offset
+  std::size_t a16_pair = 1;   ///< bf16 values a dword of a16 activations holds: 2 = native dot
 };
 
 /// Rows of the next activation tile when `remaining` are left: the largest, but with no scrap of
-/// one or two rows behind it that costs as much as a tile of four.
+/// one or two rows behind it that costs as much as a tile of four. Tiles of 6 are for targets that
+/// compute two panels at a time; up to 8 rows are one tile there, which then decodes for itself.
 constexpr std::size_t tile_rows(std::size_t remaining, std::size_t max_tile) {
+  if (max_tile == 6) return remaining <= 8 ? remaining : 6;
   if (max_tile >= 8) {
     if (remaining >= 8 && remaining != 9 && remaining != 10) return 8;
     if (remaining >= 6 && remaining != 7) return 6;
@@ -211,6 +214,13 @@ constexpr std::size_t tile_rows(std::size_t remaining, std::size_t max_tile) {
   if (remaining >= 4 && remaining != 5 && max_tile >= 4) return 4;
   if (remaining >= 3 && max_tile >= 4) return 3;
   return remaining >= 2 && max_tile >= 2 ? 2 : 1;
+}
+/// Whether tile_rows returns `rows` for some number of rows.
+constexpr bool is_tile(std::size_t rows, std::size_t max_tile) {
+  for (std::size_t remaining = 1; remaining <= 16; ++remaining) {
+    if (tile_rows(remaining, max_tile) == rows) return true;
+  }
+  return false;
 }
 /// From so many rows on, the next tile is of max_tile rows.
 inline constexpr std::size_t kLastRows = 11;

@@ -34,6 +34,7 @@ bool supported(std::string_view name) {
   const CpuFeatures& cpu = cpu_features();
   if (name == "avx2") return cpu.avx2;
   if (name == "avx512vnni") return cpu.avx512vnni;
+  if (name == "avx512vbmi") return cpu.avx512vbmi;
   if (name == "avx512bf16") return cpu.avx512bf16;
   return name == "scalar";
 }

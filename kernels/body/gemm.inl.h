@@ -47,107 +47,146 @@ NYBBLE_INLINE F load_scale(ScaleType type, const std::uint8_t* p) {
   return nan;
 }
 
-/// Where codes, scales and zero points of a panel's dot groups lie.
-struct GroupPlaces {
-  const std::uint8_t* panel_codes;
-  const std::uint8_t* panel_scales;
-  const std::uint8_t* panel_zeros;
-  std::size_t code_bytes, scale_bytes;  ///< of a group
-  std::size_t groups_per_scale, unit_stride, head;
-  unsigned unit_shift;
+/// Walks the dot groups of a panel in ascending K: where codes, scales ([sides][16]) and zero
+/// points
+/// ([16]) of the current one lie. No index is turned into an address, which would take a division:
+/// at 1 row that was a third of the time on Cascade Lake.
+class GroupCursor {
+ public:
+  const std::uint8_t *codes, *scales, *zeros;
 
-  NYBBLE_INLINE GroupPlaces(const PackedPanels& weight, std::size_t panel)
-      : panel_codes(weight.codes + panel * weight.code_stride),
-        panel_scales(weight.scales + panel * weight.scale_stride),
-        panel_zeros(weight.zeros + panel * weight.zero_stride),
-        code_bytes(weight.group * 8),
-        scale_bytes(16 * weight.scale_size * (weight.layout == ScaleLayout::sign_split ? 2 : 1)),
-        groups_per_scale(weight.groups_per_scale),
-        unit_stride(weight.unit_stride),
-        head(weight.unit_stride - (code_bytes << weight.unit_shift)),
-        unit_shift(weight.unit_shift) {}
-  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* codes(std::size_t g) const {
-    return panel_codes + g * code_bytes + (g >> unit_shift) * head;
+  NYBBLE_INLINE GroupCursor(const PackedPanels& weight, std::size_t panel)
+      : codes(weight.codes + panel * weight.code_stride),
+        scales(weight.scales + panel * weight.scale_stride),
+        zeros(weight.zeros + panel * weight.zero_stride),
+        code_bytes_(weight.group * 8),
+        scale_bytes_(16 * weight.scale_size * (weight.layout == ScaleLayout::sign_split ? 2 : 1)),
+        groups_per_scale_(weight.groups_per_scale),
+        unit_groups_(weight.unit_groups),
+        unit_stride_(weight.unit_stride),
+        unit_codes_(codes),
+        unit_scales_(scales),
+        unit_zeros_(zeros) {}
+
+  /// To the same group of the panel that is `panels` further on.
+  NYBBLE_INLINE void move(const PackedPanels& weight, std::size_t panels) {
+    codes += panels * weight.code_stride;
+    scales += panels * weight.scale_stride;
+    zeros += panels * weight.zero_stride;
+    unit_codes_ += panels * weight.code_stride;
+    unit_scales_ += panels * weight.scale_stride;
+    unit_zeros_ += panels * weight.zero_stride;
   }
-  /// [sides][16]
-  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* scales(std::size_t g) const {
-    return panel_scales + (g >> unit_shift) * unit_stride + scale_in_unit(g) * scale_bytes;
-  }
-  [[nodiscard]] NYBBLE_INLINE const std::uint8_t* zeros(std::size_t g) const {
-    return panel_zeros + (g >> unit_shift) * unit_stride + scale_in_unit(g) * 16;
+  NYBBLE_INLINE void next() {
+    codes += code_bytes_;
+    if (++of_scale_ == groups_per_scale_) {
+      of_scale_ = 0;
+      scales += scale_bytes_;
+      zeros += 16;
+    }
+    if (++of_unit_ == unit_groups_) {
+      of_unit_ = 0;
+      codes = unit_codes_ += unit_stride_;
+      scales = unit_scales_ += unit_stride_;
+      zeros = unit_zeros_ += unit_stride_;
+    }
   }
 
  private:
-  [[nodiscard]] NYBBLE_INLINE std::size_t scale_in_unit(std::size_t g) const {
-    const std::size_t within = g & ((std::size_t{1} << unit_shift) - 1);
-    return groups_per_scale == 1 ? within : within / groups_per_scale;
-  }
+  std::size_t code_bytes_, scale_bytes_;  ///< of a group, of a scale group
+  std::size_t groups_per_scale_, unit_groups_, unit_stride_;
+  std::size_t of_scale_ = 0, of_unit_ = 0;  ///< groups since the current scale and unit began
+  const std::uint8_t *unit_codes_, *unit_scales_, *unit_zeros_;
 };
 
-/// How far ahead the tile that is first to read a panel's nibbles asks for the next ones: into L2
-/// and into L1. Measured on Zen 4 with cold weights: 1.5 times the speed at 2 to 8 rows, where
-/// arithmetic fills the reorder buffer; at 1 row the hardware alone is up to 1.3 times faster.
-inline constexpr std::size_t kPrefetchFar = 16384;
-inline constexpr std::size_t kPrefetchNear = 1024;
-
+/// The tile that is first to read a panel's nibbles asks for the next ones: as far ahead as the
+/// target's header says, into L2 and into L1.
 template <int R>
 NYBBLE_INLINE void prefetch_ahead(const std::uint8_t* p) {
-  if constexpr (R > 1) {
-    __builtin_prefetch(p + kPrefetchFar, 0, 2);
+  if constexpr (R >= kPrefetchFromRows) {
+    if constexpr (kPrefetchFar != 0) __builtin_prefetch(p + kPrefetchFar, 0, 2);
     __builtin_prefetch(p + kPrefetchNear, 0, 3);
   }
 }
 
-/// Step: `void prepare(panel, block)`, `template <int R> void tile(m, float* acc, bool first)`,
-/// where `first` says that no tile has seen this block of the panel, and `float output_scale(m)`;
-/// see gemm_a8 and gemm_float.
+/// Step: `kTilePanels`, how many panels it computes at a time (the last may be alone);
+/// `void prepare(panel, count, block)`, called for all blocks of a panel in ascending order;
+/// `template <int R> void tile(m, float* acc, bool first)`, where acc is [R][count][16] and `first`
+/// says that no tile has seen this block of the panels; and `float output_scale(m)`. See gemm_a8
+/// and gemm_float.
 template <class Step>
 NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
-  alignas(64) float acc[(kRowBlock + kLastRows) * 16];
+  alignas(64) float acc[(kRowBlock + kLastRows) * 16 * Step::kTilePanels];
   const PackedPanels& weight = *args.weight;
   std::size_t m_end = 0;
   for (std::size_t m_begin = 0; m_begin < args.m; m_begin = m_end) {
     // The last rows, which smaller tiles share among them, stay together.
     m_end = args.m - m_begin < kRowBlock + kLastRows ? args.m : m_begin + kRowBlock;
-    for (std::size_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
-      for (std::size_t i = 0; i < (m_end - m_begin) * 16; i += kLanes) store(acc + i, zero());
+    std::size_t panels = 1;
+    for (std::size_t panel = args.panel_begin; panel < args.panel_end; panel += panels) {
+      panels = args.panel_end - panel < Step::kTilePanels ? 1 : Step::kTilePanels;
+      const std::size_t row_values = panels * 16;
+      const std::size_t row = panel * 16;
+      const std::size_t count = weight.rows - row < row_values ? weight.rows - row : row_values;
+      const auto y_row = [&](std::size_t m) {
+        const std::size_t to = args.y_rows == nullptr ? m : args.y_rows[m];
+        return args.y + to * args.y_stride + row;
+      };
+      for (std::size_t i = 0; i < (m_end - m_begin) * row_values; i += kLanes) {
+        store(acc + i, zero());
+      }
       for (std::size_t block = 0; block < step.blocks; ++block) {
-        step.prepare(panel, block);
+        step.prepare(panel, panels, block);
         for (std::size_t m = m_begin; m < m_end;) {
           // Tiles are cut over all of M, so a block that is a multiple of every tile meets them
           // whole.
           const std::size_t rows = tile_rows(args.m - m, kMaxTile);
-          float* to = acc + (m - m_begin) * 16;
+          float* to = acc + (m - m_begin) * row_values;
+          const auto tile = [&](auto constant) {
+            constexpr std::size_t kRows = decltype(constant)::value;
+            if constexpr (is_tile(kRows, kMaxTile)) {
+              step.template tile<static_cast<int>(kRows)>(m, to, m == m_begin);
+            }
+          };
           switch (rows) {
             case 8:
-              if constexpr (kMaxTile >= 8) step.template tile<8>(m, to, m == m_begin);
+              tile(std::integral_constant<std::size_t, 8>{});
+              break;
+            case 7:
+              tile(std::integral_constant<std::size_t, 7>{});
               break;
             case 6:
-              if constexpr (kMaxTile >= 8) step.template tile<6>(m, to, m == m_begin);
+              tile(std::integral_constant<std::size_t, 6>{});
+              break;
+            case 5:
+              tile(std::integral_constant<std::size_t, 5>{});
               break;
             case 4:
-              if constexpr (kMaxTile >= 4) step.template tile<4>(m, to, m == m_begin);
+              tile(std::integral_constant<std::size_t, 4>{});
               break;
             case 3:
-              if constexpr (kMaxTile >= 4) step.template tile<3>(m, to, m == m_begin);
+              tile(std::integral_constant<std::size_t, 3>{});
               break;
             case 2:
-              step.template tile<2>(m, to, m == m_begin);
+              tile(std::integral_constant<std::size_t, 2>{});
               break;
             default:
-              step.template tile<1>(m, to, m == m_begin);
+              tile(std::integral_constant<std::size_t, 1>{});
               break;
+          }
+          if (block + 1 == step.blocks) {
+            // Their lines come while the tiles are still busy.
+            for (std::size_t r = m; r < m + rows; ++r) {
+              for (std::size_t i = 0; i < count; i += 16) __builtin_prefetch(y_row(r) + i, 1);
+            }
           }
           m += rows;
         }
       }
-      const std::size_t row = panel * 16;
-      const std::size_t count = weight.rows - row < 16 ? weight.rows - row : 16;
       for (std::size_t m = m_begin; m < m_end; ++m) {
         const F times = set1(step.output_scale(m));
-        const std::size_t to = args.y_rows == nullptr ? m : args.y_rows[m];
-        float* y = args.y + to * args.y_stride + row;
-        const float* from = acc + (m - m_begin) * 16;
+        float* y = y_row(m);
+        const float* from = acc + (m - m_begin) * row_values;
         for (std::size_t i = 0; i < count; i += kLanes) {
           store_partial(y + i, mul(load(from + i), times), count - i);
         }

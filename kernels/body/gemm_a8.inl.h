@@ -11,8 +11,10 @@ inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kP
 /// scales for all others and asks for the nibbles to come. Vectors: of 8 k in a group, where known
 /// (loops without branches are 10 % faster); 0: at run time. BlockValues: of K, so that nibbles of
 /// a panel's block, its scales and a tile's activations lie in L1 together.
-template <ScaleLayout Layout, std::size_t Vectors, std::size_t BlockValues = 1024>
+template <ScaleLayout Layout, std::size_t Vectors, std::size_t BlockValues = 1024,
+          std::size_t TilePanels = 1>
 struct NibbleStep {
+  static constexpr std::size_t kTilePanels = TilePanels;
   static constexpr std::size_t kBlockValues = BlockValues;
   static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors : 16);
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
@@ -21,35 +23,39 @@ struct NibbleStep {
   const PackedPanels& weight;
   std::size_t block_groups;
   std::size_t blocks;
-  // Of the current panel and block:
-  GroupPlaces places;
+  // Of the current panels and block:
+  GroupCursor begin;  ///< at first_group of the first panel
+  GroupCursor end;    ///< at end_group, once the first tile has been there
+  std::size_t panels = 1;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
-  alignas(64) float scales[kMaxGroups * kSides * 16];
+  alignas(64) float scales[kMaxGroups * kSides * kTilePanels * 16];
 
   explicit NibbleStep(const GemmArgs& gemm)
       : args(gemm),
         weight(*gemm.weight),
         block_groups(kBlockValues / weight.group),
         blocks((weight.groups + block_groups - 1) / block_groups),
-        places(weight, 0) {}
+        begin(weight, 0),
+        end(begin) {}
 
   /// Vectors of 8 k per group.
   [[nodiscard]] NYBBLE_INLINE std::size_t group_vectors() const {
     return Vectors != 0 ? Vectors : weight.group / 8;
   }
 
-  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
+  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t count, std::size_t block) {
+    panels = count;
     first_group = block * block_groups;
     end_group =
         weight.groups - first_group < block_groups ? weight.groups : first_group + block_groups;
-    places = GroupPlaces(weight, panel);
+    begin = block == 0 ? GroupCursor(weight, panel) : end;
   }
 
-  /// A group's scales for P vectors of lanes from `part` on, to where they wait for all tiles.
+  /// The scales of group g, which lie at `from`, for P vectors of lanes from `part` on, to where
+  /// they wait for all tiles.
   template <int R, int P>
-  NYBBLE_INLINE void decode_scales_of(std::size_t g, std::size_t part) {
-    const std::uint8_t* from = places.scales(g);
+  NYBBLE_INLINE void decode_scales_of(std::size_t g, const std::uint8_t* from, std::size_t part) {
     prefetch_ahead<R>(from);
     for (std::size_t side = 0; side < kSides; ++side) {
       for (std::size_t p = part; p < part + P; ++p) {
@@ -145,7 +151,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
       }
     }
     const std::size_t vectors = Base::group_vectors();
-    const GroupPlaces at_group = Base::places;
+    GroupCursor group = Base::begin;
     const auto* x = static_cast<const std::int8_t*>(args.x) +
                     4 * (m * args.dwords + first_group * vectors * 2 * R);
     const std::size_t at = m * weight.groups + first_group * R;
@@ -154,16 +160,16 @@ struct A8Step : NibbleStep<Layout, Vectors> {
     const std::int32_t* x_bias = args.x_bias + at;
     const float* x_scale = XScaled ? args.x_scales + at : nullptr;
     const float* scale = scales + part * kLanes;
-    for (std::size_t g = first_group; g < end_group; ++g) {
-      if (first) Base::template decode_scales_of<R, P>(g, part);
-      const std::uint8_t* w = at_group.codes(g) + part * kLanes * 4;
+    for (std::size_t g = first_group; g < end_group; ++g, group.next()) {
+      if (first) Base::template decode_scales_of<R, P>(g, group.scales, part);
+      const std::uint8_t* w = group.codes + part * kLanes * 4;
       I sum[kSides][P][R];
       for (int p = 0; p < P; ++p) {
         for (int r = 0; r < R; ++r) {
           sum[0][p][r] = iset1(x_start[r]);
           if constexpr (Layout == ScaleLayout::zero_point) {
             const I zero_level =
-                widen_u8(at_group.zeros(g) + (part + static_cast<std::size_t>(p)) * kLanes);
+                widen_u8(group.zeros + (part + static_cast<std::size_t>(p)) * kLanes);
             sum[0][p][r] = iadd_product16(sum[0][p][r], zero_level, x_bias[r]);
           } else if constexpr (Layout == ScaleLayout::sign_split) {
             sum[1][p][r] = iset1(x_start[r]);
@@ -220,6 +226,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
       x_bias += R;
       if constexpr (XScaled) x_scale += R;
     }
+    if (first) Base::end = group;
     for (int p = 0; p < P; ++p) {
       for (int r = 0; r < R; ++r) {
         store(acc_memory + 16 * r + (part + static_cast<std::size_t>(p)) * kLanes, acc[p][r]);

@@ -7,35 +7,71 @@
 // for all others: decoding in every tile needs more registers than there are beside 8 rows' sums
 // (half the speed). Included inside a target's region and namespace, after gemm_a8.inl.h.
 
+/// Factors of one of two groups.
+template <int Group>
+NYBBLE_INLINE SplitBytes split_rows(__m512i entries) {
+  return {four_times<2 * Group>(entries), four_times<2 * Group + 1>(entries)};
+}
+NYBBLE_INLINE B lookup_split_low(const SplitByteTable& t, const SplitBytes& rows, B a) {
+  return lookup_split<8>(t, rows, a.v, a.v);
+}
+NYBBLE_INLINE B lookup_split_high(const SplitByteTable& t, const SplitBytes& rows, B a) {
+  return lookup_split<128>(t, rows, a.v, _mm512_srli_epi16(a.v, 4));
+}
+
+inline SplitByteTable split_magnitudes(const PackedPanels& weight) {
+  std::uint8_t magnitudes[128];
+  for (std::size_t i = 0; i < 128; ++i) {
+    // Entry: magnitude of the code, 2 bits of mantissa, 2 bits of shift.
+    const float product = static_cast<float>(weight.integers[i % 8]) *
+                          static_cast<float>(4 + i / 8 % 4) / static_cast<float>(1 << (i / 32));
+    magnitudes[i] =
+        static_cast<std::uint8_t>(static_cast<float>(kSplitOffset) + std::floor(product + 0.5F));
+  }
+  return split_byte_table(magnitudes);
+}
+
+/// A group of one panel by two exact dots a row, added to acc[R]. Rare, so out of line.
+template <int R>
+__attribute__((noinline)) void add_exact_group(const PackedPanels& weight,
+                                               const std::uint8_t* nibbles, const std::int8_t* x,
+                                               const float* x_magic, const float* scale, F* acc) {
+  for (int side = 0; side < 2; ++side) {
+    std::uint8_t magnitudes[16] = {};
+    for (std::size_t i = 0; i < 8; ++i) {
+      magnitudes[i + (side == 0 ? 0 : 8)] = static_cast<std::uint8_t>(weight.integers[i]);
+    }
+    const ByteTable table = byte_table(magnitudes);
+    I sum[R];
+    for (int r = 0; r < R; ++r) sum[r] = as_int(set1(x_magic[r]));
+    for (std::size_t v = 0; v < weight.group / 8; ++v) {
+      const B both = load_bytes(nibbles + v * 64);
+      const B low = lookup_low(table, both);
+      const B high = lookup_high(table, both);
+      const std::int8_t* four = x + v * 8 * R;
+      for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], low, four + 4 * r);
+      for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], high, four + 4 * (R + r));
+    }
+    const F by = load(scale + side * 16);
+    for (int r = 0; r < R; ++r) {
+      const F value = sub(as_float(sum[r]), set1(x_magic[r]));
+      acc[r] = side == 0 ? fma(value, by, acc[r]) : fnma(value, by, acc[r]);
+    }
+  }
+}
+
 template <std::size_t Vectors>
 struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
   using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 512>;
   using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group;
 
-  ByteTable sides[2];
   SplitByteTable table;
   /// Per group: two dots, or one with decoded weights in units of scales[g][0].
   bool exact_dots[Base::kMaxGroups];
   SplitBytes rows[2];  ///< of an even group and the next, while the first tile decodes
   alignas(64) std::uint8_t decoded[Base::kBlockValues * 16];
 
-  explicit A8SplitStep(const GemmArgs& gemm) : Base(gemm) {
-    std::uint8_t magnitudes[128];
-    std::uint8_t positive[16] = {};
-    std::uint8_t negative[16] = {};
-    for (std::size_t i = 0; i < 128; ++i) {
-      // Entry: magnitude of the code, 2 bits of mantissa, 2 bits of shift.
-      const float product = static_cast<float>(weight.integers[i % 8]) *
-                            static_cast<float>(4 + i / 8 % 4) / static_cast<float>(1 << (i / 32));
-      magnitudes[i] = static_cast<std::uint8_t>(kSplitOffset + std::nearbyint(product));
-    }
-    for (std::size_t i = 0; i < 8; ++i) {
-      positive[i] = negative[i + 8] = static_cast<std::uint8_t>(weight.integers[i]);
-    }
-    table = split_byte_table(magnitudes);
-    sides[0] = byte_table(positive);
-    sides[1] = byte_table(negative);
-  }
+  explicit A8SplitStep(const GemmArgs& gemm) : Base(gemm), table(split_magnitudes(*gemm.weight)) {}
 
   [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t m) const { return args.row_scales[m]; }
 
@@ -84,9 +120,9 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
     const float* x_magic = args.x_magic + at;
     // A copy: stores of decoded bytes could change the member, as far as a compiler knows.
     const SplitByteTable local_table = table;
-    const GroupPlaces at_group = Base::places;
-    for (std::size_t i = 0; i < end_group - first_group; ++i) {
-      if (First && i % 2 == 0) prepare_pair<R>(i, at_group.scales(first_group + i));
+    GroupCursor group = Base::begin;
+    for (std::size_t i = 0; i < end_group - first_group; ++i, group.next()) {
+      if (First && i % 2 == 0) prepare_pair<R>(i, group.scales);
       const float* scale = scales + i * 32;
       I sum[R];
       if (!exact_dots[i]) {
@@ -99,7 +135,7 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
         }
         // Decoding and dots take turns within the scheduler's reach.
         const SplitBytes entries = rows[i % 2];
-        const std::uint8_t* nibbles = at_group.codes(first_group + i);
+        const std::uint8_t* nibbles = group.codes;
         std::uint8_t* w = decoded + i * vectors * 128;
         for (std::size_t v = 0; v < vectors; ++v, w += 128, nibbles += 64) {
           B low;
@@ -128,28 +164,16 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
           acc[r] = fma(sub(as_float(sum[r]), set1(x_magic[r])), by, acc[r]);
         }
       } else {
-        const std::uint8_t* w = at_group.codes(first_group + i);
-        for (int side = 0; side < 2; ++side) {
-          for (int r = 0; r < R; ++r) sum[r] = as_int(set1(x_magic[r]));
-          for (std::size_t v = 0; v < vectors; ++v) {
-            const B nibbles = load_bytes(w + v * 64);
-            const B low = lookup_low(sides[side], nibbles);
-            const B high = lookup_high(sides[side], nibbles);
-            const std::int8_t* four = x + v * 8 * R;
-            for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], low, four + 4 * r);
-            for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], high, four + 4 * (R + r));
-          }
-          const F by = load(scale + side * 16);
-          for (int r = 0; r < R; ++r) {
-            const F value = sub(as_float(sum[r]), set1(x_magic[r]));
-            acc[r] = side == 0 ? fma(value, by, acc[r]) : fnma(value, by, acc[r]);
-          }
-        }
+        F copy[R];  // so that the sums can stay in registers
+        for (int r = 0; r < R; ++r) copy[r] = acc[r];
+        add_exact_group<R>(weight, group.codes, x, x_magic, scale, copy);
+        for (int r = 0; r < R; ++r) acc[r] = copy[r];
         x += vectors * 8 * R;
       }
       x_start += R;
       x_magic += R;
     }
+    if constexpr (First) Base::end = group;
     for (int r = 0; r < R; ++r) store(acc_memory + 16 * r, acc[r]);
   }
 };
@@ -159,4 +183,9 @@ inline void gemm_a8_one_table(const GemmArgs& args) {
     A8SplitStep<decltype(vectors)::value> step(args);
     gemm_loops(args, step);
   });
+}
+
+inline void gemm_a8_split(const GemmArgs& args) noexcept {
+  if (args.weight->one_table) return gemm_a8_one_table(args);
+  gemm_a8_sign_split(args);
 }

@@ -34,13 +34,13 @@ struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
     F acc[R];
     for (int r = 0; r < R; ++r) acc[r] = load(acc_memory + 16 * r);
     const std::size_t vectors = Base::group_vectors();
-    const GroupPlaces at_group = Base::places;
+    GroupCursor group = Base::begin;
     const float* x =
         static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
     const float* scale = scales;
-    for (std::size_t g = first_group; g < end_group; ++g) {
-      const std::uint8_t* w = at_group.codes(g);
-      if (first_tile) Base::template decode_scales_of<R, 1>(g, 0);
+    for (std::size_t g = first_group; g < end_group; ++g, group.next()) {
+      const std::uint8_t* w = group.codes;
+      if (first_tile) Base::template decode_scales_of<R, 1>(g, group.scales, 0);
       F sum[kSides][kChains][R];
       for (auto& side : sum) {
         for (auto& chain : side) {
@@ -74,6 +74,7 @@ struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
       }
       scale += kSides * 16;
     }
+    if (first_tile) Base::end = group;
     for (int r = 0; r < R; ++r) store(acc_memory + 16 * r, acc[r]);
   }
 };
@@ -154,15 +155,15 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
     const float* x =
         static_cast<const float*>(args.x) + m * args.dwords + first_group * vectors * 4 * R;
     const SplitWordTable local_table = table;
-    const GroupPlaces at_group = Base::places;
-    for (std::size_t i = 0; i < end_group - first_group; ++i) {
-      if (First && i % 2 == 0) prepare_pair<R>(i, at_group.scales(first_group + i));
+    GroupCursor group = Base::begin;
+    for (std::size_t i = 0; i < end_group - first_group; ++i, group.next()) {
+      if (First && i % 2 == 0) prepare_pair<R>(i, group.scales);
       F sum[kChains][R];
       for (auto& chain : sum) {
         for (F& s : chain) s = zero();
       }
       const SplitWords entries = rows[i % 2];
-      const std::uint8_t* nibbles = at_group.codes(first_group + i);
+      const std::uint8_t* nibbles = group.codes;
       float* w = decoded + i * vectors * 64;
       for (std::size_t v = 0; v < vectors; ++v, nibbles += 64) {
         // Decoding and dots take turns within the scheduler's reach.
@@ -195,6 +196,7 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
         acc[r] = fma(total, by, acc[r]);
       }
     }
+    if constexpr (First) Base::end = group;
     for (int r = 0; r < R; ++r) store(acc_memory + 16 * r, acc[r]);
   }
 };

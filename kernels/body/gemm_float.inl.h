@@ -16,6 +16,7 @@ struct Bf16AsF32Numbers {
 
 template <class Numbers>
 struct FloatStep {
+  static constexpr std::size_t kTilePanels = 1;
   static constexpr std::size_t kPair = Numbers::kPair;
   static constexpr std::size_t kBlockValues = 256;  // of K, whole groups: 16 KiB of f32 weights
 
@@ -25,6 +26,7 @@ struct FloatStep {
   std::size_t blocks;
   FloatTable levels;
   FloatTable negative_levels;
+  GroupCursor group;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
   alignas(64) float decoded[kBlockValues / kPair * 16];
@@ -33,7 +35,8 @@ struct FloatStep {
       : args(gemm),
         weight(*gemm.weight),
         block_groups(kBlockValues / weight.group),
-        blocks((weight.groups + block_groups - 1) / block_groups) {
+        blocks((weight.groups + block_groups - 1) / block_groups),
+        group(weight, 0) {
     // Sign split: each level in one of two tables, 0 in the other, so that two products and a sum
     // (of which one is zero) need no select.
     float first[16];
@@ -48,36 +51,36 @@ struct FloatStep {
     negative_levels = float_table(second);
   }
 
-  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t block) {
+  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t /*count*/, std::size_t block) {
+    if (block == 0) group = GroupCursor(weight, panel);
     first_group = block * block_groups;
     end_group =
         weight.groups - first_group < block_groups ? weight.groups : first_group + block_groups;
     switch (weight.layout) {
       case ScaleLayout::symmetric:
-        return decode<ScaleLayout::symmetric>(panel);
+        return decode<ScaleLayout::symmetric>();
       case ScaleLayout::zero_point:
-        return decode<ScaleLayout::zero_point>(panel);
+        return decode<ScaleLayout::zero_point>();
       case ScaleLayout::sign_split:
-        return decode<ScaleLayout::sign_split>(panel);
+        return decode<ScaleLayout::sign_split>();
     }
   }
 
   template <ScaleLayout Layout>
-  NYBBLE_INLINE void decode(std::size_t panel) {
+  NYBBLE_INLINE void decode() {
     constexpr std::size_t kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
-    const GroupPlaces places(weight, panel);
     const std::size_t vectors = weight.group / 8;
-    for (std::size_t piece = 0; piece < (end_group - first_group) * kParts; ++piece) {
+    const std::size_t pieces = (end_group - first_group) * kParts;
+    for (std::size_t piece = 0; piece < pieces; ++piece) {
       const std::size_t part = piece % kParts;
-      const std::size_t g = first_group + piece / kParts;
-      const std::uint8_t* codes = places.codes(g);
-      const std::uint8_t* scales = places.scales(g) + part * kLanes * weight.scale_size;
+      const std::uint8_t* codes = group.codes;
+      const std::uint8_t* scales = group.scales + part * kLanes * weight.scale_size;
       const F positive = load_scale(weight.scale_type, scales);
       const F negative =
           kSides == 2 ? load_scale(weight.scale_type, scales + 16 * weight.scale_size) : positive;
       F zero_level = zero();
       if constexpr (Layout == ScaleLayout::zero_point) {
-        zero_level = to_float(widen_u8(places.zeros(g) + part * kLanes));
+        zero_level = to_float(widen_u8(group.zeros + part * kLanes));
       }
       if (part == 0) prefetch_ahead<2>(scales);
       float* out = decoded + piece / kParts * weight.group / kPair * 16 + part * kLanes;
@@ -106,6 +109,7 @@ struct FloatStep {
         }
         out += 16 * 8 / kPair;
       }
+      if (part + 1 == kParts) group.next();
     }
   }
 

@@ -204,4 +204,10 @@ NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) {
 NYBBLE_INLINE I widen_short(I acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 inline constexpr int kDotLimit = 128;
 inline constexpr std::size_t kMaxTile = 4;
+/// See prefetch_ahead. Measured on Zen 4 with cold weights: 1.5 times the speed at 2 to 8 rows,
+/// where arithmetic fills the reorder buffer; at 1 row the hardware alone is up to 1.3 times
+/// faster.
+inline constexpr int kPrefetchFromRows = 2;
+inline constexpr std::size_t kPrefetchFar = 16384;
+inline constexpr std::size_t kPrefetchNear = 1024;
 inline constexpr bool kUnrolls = true;

@@ -1,4 +1,4 @@
-// What AVX-512 BF16 adds to simd/avx512vnni.h. Included inside a target region and namespace.
+// What AVX-512 BF16 adds to simd/avx512vbmi.h. Included inside a target region and namespace.
 
 /// 16 bf16 levels, twice over: vpermw reads 5 bits of each 16-bit index, so what lies above a
 /// nibble needs no masking.

@@ -1,252 +1,71 @@
-// The primitives with AVX-512 F, BW, DQ, VL, VBMI and VNNI: 16 lanes. Included inside a target
-// region and namespace.
+// What simd/avx512.h leaves open, without VBMI. Included inside a target region and namespace.
 
-inline constexpr std::size_t kLanes = 16;
+inline constexpr std::size_t kMaxTile = 6;
+/// See prefetch_ahead. Measured on Cascade Lake, 1 to 8 rows, share of the roofline: 85, 82, 71, 52
+/// % with this, 74, 71, 63, 48 % without, 75, 75, 66, 49 % with Zen 4's distances.
+inline constexpr int kPrefetchFromRows = 1;
+inline constexpr std::size_t kPrefetchFar = 0;
+inline constexpr std::size_t kPrefetchNear = 1024;
 
-using F = __m512;
-using I = __m512i;
-using M = __mmask16;
-/// kLanes dwords of bytes; a struct so that it does not overload like I.
-struct B {
-  __m512i v;
-};
-struct FloatTable {
-  __m512 v;
-};
-struct ByteTable {
-  __m512i v;
-};
-
-NYBBLE_INLINE __mmask16 first_lanes(std::size_t n) {
-  return static_cast<__mmask16>(n >= 16 ? 0xFFFFU : (1U << n) - 1U);
+NYBBLE_INLINE B lookup_low(const ByteTable& t, B a) {
+  return {_mm512_shuffle_epi8(t.v, _mm512_and_si512(a.v, _mm512_set1_epi8(15)))};
 }
-
-NYBBLE_INLINE F set1(float x) { return _mm512_set1_ps(x); }
-NYBBLE_INLINE F zero() { return _mm512_setzero_ps(); }
-NYBBLE_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
-NYBBLE_INLINE F load_partial(const float* p, std::size_t n) {
-  return _mm512_maskz_loadu_ps(first_lanes(n), p);
-}
-NYBBLE_INLINE void store(float* p, F a) { _mm512_storeu_ps(p, a); }
-NYBBLE_INLINE void store_partial(float* p, F a, std::size_t n) {
-  _mm512_mask_storeu_ps(p, first_lanes(n), a);
-}
-
-NYBBLE_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
-NYBBLE_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-NYBBLE_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-NYBBLE_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
-NYBBLE_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-NYBBLE_INLINE F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
-NYBBLE_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
-NYBBLE_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
-NYBBLE_INLINE F abs(F a) { return _mm512_abs_ps(a); }
-NYBBLE_INLINE F round_even(F a) {
-  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-NYBBLE_INLINE M greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-NYBBLE_INLINE M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-NYBBLE_INLINE M nonfinite(F a) {
-  return _mm512_cmp_ps_mask(abs(a), _mm512_set1_ps(3.402823466e38F), _CMP_NLE_UQ);
-}
-NYBBLE_INLINE M either(M a, M b) { return static_cast<M>(a | b); }
-NYBBLE_INLINE M no_lanes() { return 0; }
-NYBBLE_INLINE bool any(M a) { return a != 0; }
-NYBBLE_INLINE F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
-
-NYBBLE_INLINE float reduce_add(const F* parts) {
-  const __m256 s8 =
-      _mm256_add_ps(_mm512_castps512_ps256(parts[0]), _mm512_extractf32x8_ps(parts[0], 1));
-  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
-  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
-  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
-}
-NYBBLE_INLINE float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
-NYBBLE_INLINE float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
-
-NYBBLE_INLINE I iset1(std::int32_t x) { return _mm512_set1_epi32(x); }
-NYBBLE_INLINE I iload(const std::int32_t* p) { return _mm512_loadu_si512(p); }
-NYBBLE_INLINE I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
-NYBBLE_INLINE I isub(I a, I b) { return _mm512_sub_epi32(a, b); }
-NYBBLE_INLINE I iand(I a, I b) { return _mm512_and_si512(a, b); }
-NYBBLE_INLINE I ior(I a, I b) { return _mm512_or_si512(a, b); }
-NYBBLE_INLINE I iadd_product16(I acc, I n, std::int32_t x) {
-  return _mm512_dpwssd_epi32(acc, n, _mm512_set1_epi32(x));
-}
-template <int N>
-NYBBLE_INLINE I shr(I a) {
-  return _mm512_srli_epi32(a, N);
-}
-template <int N>
-NYBBLE_INLINE I shl(I a) {
-  return _mm512_slli_epi32(a, N);
-}
-NYBBLE_INLINE M iequal(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
-NYBBLE_INLINE M igreater(I a, I b) { return _mm512_cmpgt_epi32_mask(a, b); }
-NYBBLE_INLINE I increment(I a, M m, I by) { return _mm512_mask_add_epi32(a, m, a, by); }
-NYBBLE_INLINE F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-NYBBLE_INLINE I to_int(F a) { return _mm512_cvttps_epi32(a); }
-NYBBLE_INLINE F as_float(I a) { return _mm512_castsi512_ps(a); }
-NYBBLE_INLINE I as_int(F a) { return _mm512_castps_si512(a); }
-NYBBLE_INLINE std::int32_t reduce_iadd(I a) { return _mm512_reduce_add_epi32(a); }
-
-NYBBLE_INLINE I widen_u8(const std::uint8_t* p) {
-  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
-NYBBLE_INLINE I widen_u16(const std::uint8_t* p) {
-  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-NYBBLE_INLINE F load_f16(const std::uint8_t* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-NYBBLE_INLINE void store_bytes(void* p, I a, std::size_t n) {
-  // Masked narrowing stores are slow on Zen 4; whole vectors take the plain way.
-  if (n >= 16) {
-    _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
-  } else {
-    _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(a));
-  }
-}
-NYBBLE_INLINE void store_high_halves(std::uint16_t* p, I a, std::size_t n) {
-  const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16));
-  if (n >= 16) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
-  } else {
-    _mm256_mask_storeu_epi16(p, first_lanes(n), halves);
-  }
-}
-
-NYBBLE_INLINE FloatTable float_table(const float* p) { return {_mm512_loadu_ps(p)}; }
-NYBBLE_INLINE F lookup(const FloatTable& t, I index) { return _mm512_permutexvar_ps(index, t.v); }
-
-// The table four times over: vpermb reads 6 bits of each index, so neither the high nibble nor what
-// a 16-bit shift drags in needs masking.
-NYBBLE_INLINE ByteTable byte_table(const std::uint8_t* p) {
-  return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-}
-NYBBLE_INLINE B load_bytes(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-NYBBLE_INLINE I as_int(B a) { return a.v; }
-NYBBLE_INLINE B lookup_low(const ByteTable& t, B a) { return {_mm512_permutexvar_epi8(a.v, t.v)}; }
 NYBBLE_INLINE B lookup_high(const ByteTable& t, B a) {
-  return {_mm512_permutexvar_epi8(_mm512_srli_epi16(a.v, 4), t.v)};
+  return {
+      _mm512_shuffle_epi8(t.v, _mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15)))};
 }
 
-NYBBLE_INLINE void store_bytes(std::uint8_t* p, B a) { _mm512_storeu_si512(p, a.v); }
-// Bytes plus 128 are unsigned, which vpsadbw sums.
-NYBBLE_INLINE void store_sums_of_8(std::int64_t* p, B a) {
-  const __m512i biased = _mm512_xor_si512(a.v, _mm512_set1_epi8(-128));
-  const __m512i sums = _mm512_sad_epu8(biased, _mm512_setzero_si512());
-  _mm512_storeu_si512(p, _mm512_sub_epi64(sums, _mm512_set1_epi64(8 * 128)));
+NYBBLE_INLINE B subtract_bytes(B a, B b) { return {_mm512_sub_epi8(a.v, b.v)}; }
+/// Byte 4 r + t is byte r of 16.
+NYBBLE_INLINE B four_times(__m128i bytes) {
+  const __m512i spread = _mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0);
+  return {_mm512_shuffle_epi8(_mm512_cvtepu8_epi32(bytes), spread)};
+}
+NYBBLE_INLINE B four_times(const std::uint8_t* p) {
+  return four_times(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
-/// By hand: g++ 12 loads the broadcast into a register of its own first, which made GEMM 5 to 15 %
-/// slower.
-NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) {
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0"
-          : "+v"(acc)
-          : "v"(u.v), "m"(*reinterpret_cast<const std::int32_t*>(x)));
-  return acc;
-}
-NYBBLE_INLINE I dot_signed(I acc, B s, const std::int8_t* x) { return dot(acc, s, x); }
-inline constexpr bool kShortRuns = false;  ///< sums of dots need no widening
-NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, x); }
-NYBBLE_INLINE I widen_short(I acc) { return acc; }
-inline constexpr int kDotLimit = 255;
-inline constexpr std::size_t kMaxTile = 8;
-inline constexpr bool kUnrolls = true;
+// What gemm_a8_split.inl.h needs.
 
-// What gemm_a8_split.inl.h needs beyond the common names.
-
-/// Added to magnitudes, so that 0 - entry is the entry of the negative value.
-inline constexpr int kSplitOffset = 128;
-/// 128 entries, kSplitOffset + magnitude.
+/// Magnitudes times 4.
 struct SplitByteTable {
-  __m512i low, high;
+  __m512i v;
 };
+/// From the 128 entries of kSplitOffset + magnitude * (4 + mantissa) / 2^below that VBMI looks up:
+/// the first 8 have neither mantissa nor shift.
 NYBBLE_INLINE SplitByteTable split_byte_table(const std::uint8_t* p) {
-  return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)};
+  const __m512i first = byte_table(p).v;
+  return {_mm512_xor_si512(first, _mm512_set1_epi8(static_cast<char>(kSplitOffset)))};
 }
-/// Bits 3 to 6 of the table's index, the same in all four bytes of a row.
-struct SplitBytes {
-  __m512i positive, negative;
-};
-/// The one-byte scales of two groups ([positive 16][negative 16] each), taken apart byte by byte:
-/// scale = (1 + mantissa / 4) * 2^(largest - below), `largest` of the two sides.
-struct SplitScales {
-  __m512i mantissa, below, largest;
-  __mmask64 special;  ///< not of that form: zeros and denormals, Inf and NaN
-  int bias;           ///< to be added to `largest` for the exponent bits of f32
-};
-/// E5M2 or E8M0; `groups`: 1 (the second's bytes are not read) or 2.
-NYBBLE_INLINE SplitScales split_scales(ScaleType type, const std::uint8_t* p, std::size_t groups) {
-  const __m512i code = _mm512_maskz_loadu_epi8(groups < 2 ? 0xFFFFFFFFU : ~__mmask64{0}, p);
-  SplitScales out{};
-  __m512i exponent = code;
-  if (type == ScaleType::e5m2) {
-    exponent = _mm512_and_si512(_mm512_srli_epi16(code, 2), _mm512_set1_epi8(0x1F));
-    out.mantissa = _mm512_and_si512(code, _mm512_set1_epi8(3));
-    out.special = _mm512_cmpeq_epi8_mask(exponent, _mm512_set1_epi8(0x1F));
-    out.bias = 112;
-  } else {
-    out.special = _mm512_cmpeq_epi8_mask(exponent, _mm512_set1_epi8(-1));
-  }
-  // A unit of 2^-2 of the larger scale must be a normal f32 too.
-  out.special |=
-      _mm512_cmplt_epu8_mask(exponent, _mm512_set1_epi8(type == ScaleType::e5m2 ? 1 : 3));
-  const __m512i other_side = _mm512_permutex_epi64(exponent, 0x4E);
-  out.largest = _mm512_max_epu8(exponent, other_side);
-  out.below = _mm512_sub_epi8(out.largest, exponent);
-  return out;
-}
-NYBBLE_INLINE bool any_special(__mmask64 special, int group) {
-  return static_cast<std::uint32_t>(special >> (32 * group)) != 0;
-}
-/// 2^(largest + lower) of one of the two groups.
-template <int Group>
-NYBBLE_INLINE F split_unit(const SplitScales& s, int lower) {
-  const __m512i largest = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(s.largest, 2 * Group));
-  return as_float(shl<23>(iadd(largest, iset1(s.bias + lower))));
-}
-/// Indices of a byte permutation: byte first + r for the four bytes of each row r; odd bytes from
-/// `second_operand` on.
-struct RowIndices {
-  alignas(64) std::uint8_t bytes[64];
-  constexpr RowIndices(int first, int second_operand) : bytes{} {
-    for (int i = 0; i < 64; ++i) {
-      bytes[i] = static_cast<std::uint8_t>(first + i / 4 + (i % 2 != 0 ? second_operand : 0));
-    }
-  }
-};
-/// Byte 4 r + t of the result is byte First + r.
-template <int First>
+/// Byte 4 r + t of the result is byte r of 16, those of a quarter.
+template <int Quarter>
 NYBBLE_INLINE __m512i four_times(__m512i bytes) {
-  static constexpr RowIndices kIndices(First, 0);
-  return _mm512_permutexvar_epi8(_mm512_load_si512(kIndices.bytes), bytes);
+  return four_times(_mm512_extracti32x4_epi32(bytes, Quarter)).v;
 }
-/// Table entries for one of the two groups. Returns which bytes of both have none.
+/// What split_rows spreads: (4 + mantissa) * 2^(5 - below). Returns which bytes have none.
 NYBBLE_INLINE __mmask64 split_entries(const SplitScales& s, __m512i& entries) {
-  entries = _mm512_or_si512(_mm512_slli_epi16(s.mantissa, 3), _mm512_slli_epi16(s.below, 5));
+  const __m512i factors = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(static_cast<char>(128), static_cast<char>(160), static_cast<char>(192),
+                    static_cast<char>(224), 64, 80, 96, 112, 32, 40, 48, 56, 16, 20, 24, 28));
+  const __m512i below = _mm512_and_si512(_mm512_slli_epi16(s.below, 2), _mm512_set1_epi8(12));
+  entries = _mm512_shuffle_epi8(factors, _mm512_or_si512(s.mantissa, below));
   return s.special | _mm512_cmpgt_epu8_mask(s.below, _mm512_set1_epi8(3));
 }
-template <int Group>
-NYBBLE_INLINE SplitBytes split_rows(__m512i entries) {
-  return {four_times<32 * Group>(entries), four_times<32 * Group + 16>(entries)};
-}
-/// One side's entry by the sign (bit Sign of each byte of `a`), then plus or minus its magnitude.
+/// One side's factor by the sign (bit Sign of each byte of `a`) times the magnitude, a quarter unit
+/// rounded up: vpmulhrsw, even and odd bytes apart.
 template <int Sign>
 NYBBLE_INLINE B lookup_split(const SplitByteTable& t, const SplitBytes& rows, __m512i a,
                              __m512i nibbles) {
+  const __m512i low_bytes = _mm512_set1_epi16(0x00FF);
   const __mmask64 negative = _mm512_test_epi8_mask(a, _mm512_set1_epi8(static_cast<char>(Sign)));
-  const __m512i row = _mm512_mask_blend_epi8(negative, rows.positive, rows.negative);
-  // (nibbles & 7) | row
-  const __m512i index = _mm512_ternarylogic_epi32(nibbles, _mm512_set1_epi8(7), row, 0xEA);
-  const __m512i entry = _mm512_permutex2var_epi8(t.low, index, t.high);
+  const __m512i factor = _mm512_mask_blend_epi8(negative, rows.positive, rows.negative);
+  const __m512i quarters = _mm512_shuffle_epi8(t.v, _mm512_and_si512(nibbles, _mm512_set1_epi8(7)));
+  const __m512i even =
+      _mm512_mulhrs_epi16(_mm512_slli_epi16(quarters, 8), _mm512_and_si512(factor, low_bytes));
+  const __m512i odd =
+      _mm512_mulhrs_epi16(_mm512_andnot_si512(low_bytes, quarters), _mm512_srli_epi16(factor, 8));
+  // even | odd << 8 | kSplitOffset
+  const __m512i entry = _mm512_ternarylogic_epi32(
+      even, _mm512_slli_epi16(odd, 8), _mm512_set1_epi8(static_cast<char>(kSplitOffset)), 0xFE);
   return {_mm512_mask_sub_epi8(entry, negative, _mm512_setzero_si512(), entry)};
-}
-NYBBLE_INLINE B lookup_split_low(const SplitByteTable& t, const SplitBytes& rows, B a) {
-  return lookup_split<8>(t, rows, a.v, a.v);
-}
-NYBBLE_INLINE B lookup_split_high(const SplitByteTable& t, const SplitBytes& rows, B a) {
-  return lookup_split<128>(t, rows, a.v, _mm512_srli_epi16(a.v, 4));
 }

@@ -287,6 +287,10 @@ NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u,
 NYBBLE_INLINE I widen_short(I acc) { return acc; }
 inline constexpr int kDotLimit = 255;
 inline constexpr std::size_t kMaxTile = 2;
+/// See prefetch_ahead.
+inline constexpr int kPrefetchFromRows = 2;
+inline constexpr std::size_t kPrefetchFar = 16384;
+inline constexpr std::size_t kPrefetchNear = 1024;
 inline constexpr bool kUnrolls = false;  ///< bodies for known group sizes: compilers take minutes
 
 #undef NYBBLE_LANES

@@ -13,7 +13,9 @@ NYBBLE_REGION_BEGIN(
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx512bf16")
 namespace nybble::kernels::avx512bf16 {
 
-#include "kernels/simd/avx512vnni.h"
+#include "kernels/simd/avx512.h"
+//
+#include "kernels/simd/avx512vbmi.h"
 //
 #include "kernels/body/all.inl.h"
 //

@@ -10,17 +10,21 @@
 #include "kernels/kernels.h"
 #include "kernels/region.h"
 
-NYBBLE_REGION_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")
+NYBBLE_REGION_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 namespace nybble::kernels::avx512vnni {
 
+#include "kernels/simd/avx512.h"
+//
 #include "kernels/simd/avx512vnni.h"
 //
 #include "kernels/body/all.inl.h"
 //
 #include "kernels/body/gemm_a8_split.inl.h"
+//
+#include "kernels/body/gemm_a8_panels.inl.h"
 
-static void gemm_a8_split(const GemmArgs& args) noexcept {
-  if (args.weight->one_table) return gemm_a8_one_table(args);
+static void gemm_a8_split_panels(const GemmArgs& args) noexcept {
+  if (args.weight->one_table) return gemm_a8_panels<SplitDecoder>(args);
   gemm_a8_sign_split(args);
 }
 
@@ -34,7 +38,10 @@ namespace nybble::kernels::avx512vnni {
 
 void register_kernels(KernelTable& table) {
   register_all(table);
-  table.gemm_a8_sign_split = gemm_a8_split;
+  table.gemm_a8_symmetric = gemm_a8_panels<SymmetricDecoder>;
+  table.gemm_a8_zero_point = gemm_a8_panels<ZeroPointDecoder>;
+  table.gemm_a8_sign_split = gemm_a8_split_panels;
+  table.zero_point_offset = 15;
   table.split_offset = kSplitOffset;
 }
 

@@ -107,7 +107,7 @@ PackedPanels KvCache::Data::unscaled_values(std::size_t head, std::size_t tokens
                 : layout == ScaleLayout::symmetric || (level < 0) == (side == 1) ? level
                                                                                  : 0;
   }
-  set_levels(panels, levels, ScaleLayout::symmetric, target.table->dot_limit);
+  set_levels(panels, levels, ScaleLayout::symmetric, *target.table);
   panels.scales = reinterpret_cast<const std::uint8_t*>(kOnes);
   panels.scale_stride = 0;
   panels.scale_type = ScaleType::f32;

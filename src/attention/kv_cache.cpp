@@ -56,7 +56,6 @@ KvCache::Data::Data(std::size_t kv_heads, std::size_t dim, std::size_t room,
   kind = options.path == Path::a8    ? ActivationKind::int8
          : options.path == Path::a16 ? ActivationKind::bf16
                                      : ActivationKind::f32;
-  const int dot_limit = target.table->dot_limit;
   const std::size_t key_dot = dot_group(key_group);
   const std::size_t key_cols = round_up(head_dim, kChunk);
   keys =
@@ -64,20 +63,20 @@ KvCache::Data::Data(std::size_t kv_heads, std::size_t dim, std::size_t room,
                  {heads, capacity, key_cols, key_dot,
                   // Dot groups that only pad need scales too.
                   (key_cols / key_dot * key_dot + key_group - 1) / key_group, key_group / key_dot},
-                 dot_limit);
+                 *target.table);
   if (options.value_groups == ValueGroups::tokens) {
     unit = std::max(value_group, kChunk);
     const std::size_t dot = dot_group(value_group);
     const std::size_t cols = capacity / unit * unit;
-    values =
-        PanelStore(options.values,
-                   {heads, head_dim, cols, dot, cols / value_group, value_group / dot}, dot_limit);
+    values = PanelStore(options.values,
+                        {heads, head_dim, cols, dot, cols / value_group, value_group / dot},
+                        *target.table);
     tail.resize(heads * unit * head_dim);
   } else {
     values = PanelStore(options.values, {heads, head_dim, round_up(capacity, kChunk), kChunk, 0, 1},
-                        dot_limit);
+                        *target.table);
     token_scales =
-        PanelStore(options.values, {heads, capacity, 0, kChunk, value_slices(), 1}, dot_limit);
+        PanelStore(options.values, {heads, capacity, 0, kChunk, value_slices(), 1}, *target.table);
   }
   key_offset.resize(heads * head_dim);
   const std::size_t longest = std::max(key_cols, unit);

@@ -12,7 +12,8 @@ using kernels::kChunk;
 using kernels::kChunkBytes;
 using kernels::kPanelRows;
 
-PanelStore::PanelStore(const AnyFormat& format, const Shape& shape, int dot_limit) {
+PanelStore::PanelStore(const AnyFormat& format, const Shape& shape,
+                       const kernels::KernelTable& target) {
   const FormatInfo& info = format.info();
   sides_ = info.layout == ScaleLayout::sign_split ? 2 : 1;
   scale_size_ = scale_bytes(info.scale_type);
@@ -27,7 +28,7 @@ PanelStore::PanelStore(const AnyFormat& format, const Shape& shape, int dot_limi
   panels_.scale_stride = shape.scale_groups * sides_ * kPanelRows * scale_size_;
   panels_.zero_stride =
       info.layout == ScaleLayout::zero_point ? shape.scale_groups * kPanelRows : 0;
-  set_levels(panels_, info.levels, info.layout, dot_limit);
+  set_levels(panels_, info.levels, info.layout, target);
 
   const std::size_t panels = shape.matrices * panel_count_;
   codes_ = AlignedBuffer(panels * panels_.code_stride);

@@ -24,7 +24,7 @@ class PanelStore {
   PanelStore() = default;
   /// cols is a multiple of 32. No columns: scales only; no scale groups: codes only. Throws
   /// std::bad_alloc.
-  PanelStore(const AnyFormat& format, const Shape& shape, int dot_limit);
+  PanelStore(const AnyFormat& format, const Shape& shape, const kernels::KernelTable& target);
 
   /// The first `rows` rows and `groups` dot groups of a matrix.
   [[nodiscard]] kernels::PackedPanels panels(std::size_t matrix, std::size_t rows,

@@ -28,16 +28,27 @@ IntegerLevels integer_levels(const std::array<float, 16>& levels) {
 }
 
 void set_levels(kernels::PackedPanels& panels, const std::array<float, 16>& levels,
-                ScaleLayout layout, int dot_limit) {
+                ScaleLayout layout, const kernels::KernelTable& target) {
   const IntegerLevels integers = integer_levels(levels);
   std::copy(levels.begin(), levels.end(), panels.levels);
   std::copy(integers.integer.begin(), integers.integer.end(), panels.integers);
   panels.integer_step = integers.step;
   panels.layout = layout;
   const auto [low, high] = std::minmax_element(panels.integers, panels.integers + 16);
-  const int offset = layout == ScaleLayout::symmetric ? -std::min<int>(*low, 0) : 0;
-  panels.signed_dot = layout == ScaleLayout::symmetric && *high + offset > dot_limit;
-  panels.offset = panels.signed_dot ? 0 : offset;
+  panels.signed_dot = false;
+  switch (layout) {
+    case ScaleLayout::symmetric:
+      panels.offset = -std::min<int>(*low, 0);
+      panels.signed_dot = *high + panels.offset > target.dot_limit;
+      if (panels.signed_dot) panels.offset = 0;
+      break;
+    case ScaleLayout::zero_point:
+      panels.offset = target.zero_point_offset;
+      break;
+    case ScaleLayout::sign_split:
+      panels.offset = panels.one_table ? target.split_offset : 0;
+      break;
+  }
 }
 
 }  // namespace nybble

@@ -18,9 +18,9 @@ struct IntegerLevels {
 /// which moves a level by at most peak / 254.
 IntegerLevels integer_levels(const std::array<float, 16>& levels);
 
-/// Fills in what kernels need to know of a codebook: `layout` and all members about levels.
-/// `dot_limit`: of the target, see kernels::KernelTable.
+/// Fills in what the kernels of `target` need to know of a codebook: `layout` and all members about
+/// levels. Reads one_table.
 void set_levels(kernels::PackedPanels& panels, const std::array<float, 16>& levels,
-                ScaleLayout layout, int dot_limit);
+                ScaleLayout layout, const kernels::KernelTable& target);
 
 }  // namespace nybble

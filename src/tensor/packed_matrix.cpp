@@ -50,12 +50,11 @@ struct PackedMatrix::Data {
       scales_in_unit *= 2;
     }
     unit_groups = scales_in_unit * p.groups_per_scale;
-    if (unit_groups >= p.groups || !std::has_single_bit(unit_groups)) {
+    if (unit_groups >= p.groups) {
       scales_in_unit = scale_groups;
       unit_groups = p.groups;
-    } else {
-      p.unit_shift = static_cast<unsigned>(std::countr_zero(unit_groups));
     }
+    p.unit_groups = unit_groups;
     unit_head = round_to_cache_line(scales_in_unit * (scale_head + zero_head));
     p.unit_stride = unit_head + unit_groups * p.group * kPanelRows / 2;
     const std::size_t units = (p.groups + unit_groups - 1) / unit_groups;
@@ -233,7 +232,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   p.scale_type = type;
   p.scale_size = d.scale_size;
   p.tensor_scale = matrix.tensor.scale;
-  set_levels(p, info.levels, info.layout, kernels::KernelTable{}.dot_limit);
+  set_levels(p, info.levels, info.layout, kernels::KernelTable{});
   p.one_table = p.groups_per_scale == 1 && one_table_decodes(matrix);
 
   d.lay_out();
@@ -369,8 +368,7 @@ const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data
 
 void PackedMatrix::fit(const kernels::KernelTable& target) noexcept {
   kernels::PackedPanels& p = data_->panels;
-  set_levels(p, data_->shape.format.info().levels, p.layout, target.dot_limit);
-  if (p.one_table) p.offset = target.split_offset;
+  set_levels(p, data_->shape.format.info().levels, p.layout, target);
 }
 
 }  // namespace nybble
