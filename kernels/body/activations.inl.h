@@ -34,28 +34,71 @@ NYBBLE_INLINE void sum_groups(const std::int8_t* q, std::size_t count, std::size
   }
 }
 
-inline void quantize_int8(const QuantizeInt8Args& args) noexcept {
-  // First every group's peak, in its shift's place.
-  F largest_of_row = zero();
-  M bad = no_lanes();
-  for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
+/// The largest |x| of each group, in its shift's place; returns whether an x is Inf or NaN.
+NYBBLE_INLINE bool group_peaks(const QuantizeInt8Args& args) {
+  F poison = zero();  // NaN once times 0 is
+  std::size_t begin = 0;
+  std::size_t g = 0;
+  if (args.group % kLanes == 0) {
+    // kLanes groups share their reduction: one by one, that took most of the time.
+    for (; begin + kLanes * args.group <= args.count; g += kLanes) {
+      F largest[kLanes];
+      for (F& of_group : largest) {
+        of_group = zero();
+        for (std::size_t i = 0; i < args.group; i += kLanes, begin += kLanes) {
+          const F v = load(args.x + begin);
+          of_group = max(of_group, abs(v));
+          poison = fma(v, zero(), poison);
+        }
+      }
+      store(args.shifts + g, reduce_max_each(largest));
+    }
+  }
+  for (; begin < args.count; begin += args.group, ++g) {
     const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
     F largest = zero();
-    std::size_t i = begin;
-    for (; i < end; i += kLanes) {
+    for (std::size_t i = begin; i < end; i += kLanes) {
       const F v = end - i >= kLanes ? load(args.x + i) : load_partial(args.x + i, end - i);
       largest = max(largest, abs(v));
-      bad = either(bad, nonfinite(v));
+      poison = fma(v, zero(), poison);
     }
-    largest_of_row = max(largest_of_row, largest);
     args.shifts[g] = reduce_max(largest);
   }
+  return any(nonfinite(poison));
+}
+
+/// x * inverse of the group, rounded, where Vectors of kLanes make a group (4: or any multiple).
+/// Returns how many values were done.
+template <std::size_t Vectors, class Inverse>
+NYBBLE_INLINE std::size_t round_groups(const QuantizeInt8Args& args, const Inverse& inverse) {
+  const std::size_t step = Vectors < 4 ? 4 * kLanes : args.group;
+  std::size_t begin = 0;
+  std::size_t g = 0;
+  for (; begin + step <= args.count; g += Vectors < 4 ? 4 / Vectors : 1) {
+    for (const std::size_t end = begin + step; begin < end; begin += 4 * kLanes) {
+      I rounded[4];
+      for (std::size_t i = 0; i < 4; ++i) {
+        const F scaled = mul(load(args.x + begin + i * kLanes), set1(inverse(g + i / Vectors)));
+        rounded[i] = to_int(round_even(scaled));
+      }
+      store_signed_bytes(args.q + begin, rounded);
+    }
+  }
+  return begin;
+}
+
+inline void quantize_int8(const QuantizeInt8Args& args) noexcept {
+  const bool bad = group_peaks(args);
+  const std::size_t groups = (args.count + args.group - 1) / args.group;
+  F largest = zero();
+  for (std::size_t g = 0; g < groups; g += kLanes) {
+    largest = max(largest, load_partial(args.shifts + g, groups - g));
+  }
   // The floor keeps 1 / (scale * shift) finite for rows of zeros and denormals.
-  const float peak = reduce_max(largest_of_row) / 127.0F;
+  const float peak = reduce_max(largest) / 127.0F;
   const float row_scale = peak > 0x1p-80F ? peak : 0x1p-80F;
   const float inverse_scale = 1.0F / row_scale;
-  *args.row_scale = any(bad) ? std::numeric_limits<float>::quiet_NaN() : row_scale;
-  const std::size_t groups = (args.count + args.group - 1) / args.group;
+  *args.row_scale = bad ? std::numeric_limits<float>::quiet_NaN() : row_scale;
   for (std::size_t g = 0; g < groups; g += kLanes) {
     // Up to a power of two: the exponent of the ratio, plus one unless its mantissa is zero.
     const std::size_t left = groups - g;
@@ -65,20 +108,31 @@ inline void quantize_int8(const QuantizeInt8Args& args) noexcept {
     const F smallest = set1(0x1p-40F);
     store_partial(args.shifts + g, select(greater(ratio, smallest), shift, smallest), left);
   }
-  if (any(bad)) {
+  if (bad) {
     for (std::size_t i = 0; i < args.count; ++i) args.q[i] = 0;
   } else {
-    for (std::size_t begin = 0, g = 0; begin < args.count; begin += args.group, ++g) {
-      const std::size_t end = args.count - begin < args.group ? args.count : begin + args.group;
-      const F inverse = set1(inverse_scale * (1.0F / args.shifts[g]));
-      std::size_t i = begin;
-      for (; i + kLanes <= end; i += kLanes) {
-        store_bytes(args.q + i, to_int(round_even(mul(load(args.x + i), inverse))), kLanes);
+    const auto inverse = [&](std::size_t g) {
+      // 1 / shift, a power of two.
+      const std::uint32_t bits = 0x7F000000U - std::bit_cast<std::uint32_t>(args.shifts[g]);
+      return inverse_scale * std::bit_cast<float>(bits);
+    };
+    std::size_t begin = 0;
+    if (args.group % (4 * kLanes) == 0) {
+      begin = round_groups<4>(args, inverse);
+    } else if (args.group == kLanes) {
+      begin = round_groups<1>(args, inverse);
+    } else if (args.group == 2 * kLanes) {
+      begin = round_groups<2>(args, inverse);
+    }
+    for (std::size_t g = begin / args.group; begin < args.count; ++g) {
+      const std::size_t of_next = (g + 1) * args.group;
+      const std::size_t end = args.count < of_next ? args.count : of_next;
+      for (; begin < end; begin += kLanes) {
+        const std::size_t n = end - begin < kLanes ? end - begin : kLanes;
+        const F scaled = mul(load_partial(args.x + begin, n), set1(inverse(g)));
+        store_bytes(args.q + begin, to_int(round_even(scaled)), n);
       }
-      if (i < end) {
-        const F v = load_partial(args.x + i, end - i);
-        store_bytes(args.q + i, to_int(round_even(mul(v, inverse))), end - i);
-      }
+      begin = end;
     }
   }
   sum_groups(args.q, args.count, args.sum_group, args.sums);

@@ -67,6 +67,23 @@ NYBBLE_INLINE float reduce_max(F a) {
   const __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
+/// The largest lane of each of kLanes vectors.
+NYBBLE_INLINE F reduce_max_each(const F* v) {
+  F pairs[4];
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] =
+        max(_mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+  }
+  F fours[2];  // in each half the largest of the halves of four vectors
+  for (int i = 0; i < 2; ++i) {
+    const __m256d low = _mm256_castps_pd(pairs[2 * i]);
+    const __m256d high = _mm256_castps_pd(pairs[2 * i + 1]);
+    fours[i] = max(_mm256_castpd_ps(_mm256_unpacklo_pd(low, high)),
+                   _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)));
+  }
+  return max(_mm256_permute2f128_ps(fours[0], fours[1], 0x20),
+             _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+}
 NYBBLE_INLINE float reduce_min(F a) {
   const __m128 s4 = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 s2 = _mm_min_ps(s4, _mm_movehl_ps(s4, s4));
@@ -129,6 +146,14 @@ NYBBLE_INLINE void store_bytes(void* p, I a, std::size_t n) {
   std::uint64_t word = static_cast<std::uint64_t>(_mm_cvtsi128_si64(both));
   auto* to = static_cast<std::uint8_t*>(p);
   for (std::size_t i = 0; i < n; ++i, word >>= 8) to[i] = static_cast<std::uint8_t>(word);
+}
+/// 4 kLanes integers within -128..127 as bytes.
+NYBBLE_INLINE void store_signed_bytes(std::int8_t* p, const I* a) {
+  // Packing works within halves: their dwords come out as (0, 2, 4, 6), (1, 3, 5, 7).
+  const __m256i bytes =
+      _mm256_packs_epi16(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(a[2], a[3]));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(bytes, order));
 }
 NYBBLE_INLINE void store_high_halves(std::uint16_t* p, I a, std::size_t n) {
   const __m256i high = _mm256_srli_epi32(a, 16);

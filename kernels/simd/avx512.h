@@ -64,6 +64,25 @@ NYBBLE_INLINE float reduce_add(const F* parts) {
   return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
 }
 NYBBLE_INLINE float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+/// The largest lane of each of kLanes vectors.
+NYBBLE_INLINE F reduce_max_each(const F* v) {
+  F pairs[8];
+  for (int i = 0; i < 8; ++i) {
+    pairs[i] =
+        max(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+  }
+  F fours[4];  // in each quarter the largest of the quarters of four vectors
+  for (int i = 0; i < 4; ++i) {
+    const __m512d low = _mm512_castps_pd(pairs[2 * i]);
+    const __m512d high = _mm512_castps_pd(pairs[2 * i + 1]);
+    fours[i] = max(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                   _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+  }
+  const auto join = [](F a, F b) {
+    return max(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+  };
+  return join(join(fours[0], fours[1]), join(fours[2], fours[3]));
+}
 NYBBLE_INLINE float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
 
 NYBBLE_INLINE I iset1(std::int32_t x) { return _mm512_set1_epi32(x); }
@@ -108,6 +127,14 @@ NYBBLE_INLINE void store_bytes(void* p, I a, std::size_t n) {
   } else {
     _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtepi32_epi8(a));
   }
+}
+/// 4 kLanes integers within -128..127 as bytes.
+NYBBLE_INLINE void store_signed_bytes(std::int8_t* p, const I* a) {
+  // Packing works within quarters: their dwords come out as (0, 4, 8, 12), (1, 5, ...) ...
+  const __m512i bytes =
+      _mm512_packs_epi16(_mm512_packs_epi32(a[0], a[1]), _mm512_packs_epi32(a[2], a[3]));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
 }
 NYBBLE_INLINE void store_high_halves(std::uint16_t* p, I a, std::size_t n) {
   const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16));

@@ -118,6 +118,10 @@ NYBBLE_INLINE float reduce_max(F a) {
   NYBBLE_LANES out = a.v[i] > out ? a.v[i] : out;
   return out;
 }
+/// The largest lane of each of kLanes vectors.
+NYBBLE_INLINE F reduce_max_each(const F* v) {
+  return each<F>([&](std::size_t i) { return reduce_max(v[i]); });
+}
 NYBBLE_INLINE float reduce_min(F a) {
   float out = a.v[0];
   NYBBLE_LANES out = a.v[i] < out ? a.v[i] : out;
@@ -212,6 +216,10 @@ NYBBLE_INLINE F load_f16(const std::uint8_t* p) {
 NYBBLE_INLINE void store_bytes(void* p, I a, std::size_t n) {
   auto* bytes = static_cast<std::uint8_t*>(p);
   for (std::size_t i = 0; i < n && i < 16; ++i) bytes[i] = static_cast<std::uint8_t>(a.v[i]);
+}
+/// 4 kLanes integers within -128..127 as bytes.
+NYBBLE_INLINE void store_signed_bytes(std::int8_t* p, const I* a) {
+  for (std::size_t part = 0; part < 4; ++part) store_bytes(p + part * kLanes, a[part], kLanes);
 }
 /// The high half of each lane, the first n of them.
 NYBBLE_INLINE void store_high_halves(std::uint16_t* p, I a, std::size_t n) {
