@@ -263,9 +263,11 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
         const std::uint8_t* first = piece(row_begin + lane, padded[0]);
         const std::uint8_t* second = piece(row_begin + lane + 1, padded[1]);
         std::uint8_t* to = codes + (begin - first_byte) * kPanelRows + lane * 4;
-        // A constant lets the compiler unroll.
+        // A constant lets the compiler unroll. Units of two groups of 32 have half a piece.
         if (bytes == kPiece) {
           pack_row_pair(first, second, kPiece, to);
+        } else if (bytes == kPiece / 2) {
+          pack_row_pair(first, second, kPiece / 2, to);
         } else {
           pack_row_pair(first, second, bytes, to);
         }
