@@ -142,7 +142,7 @@ NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
           // whole.
           const std::size_t rows = tile_rows(args.m - m, kMaxTile);
           float* to = acc + (m - m_begin) * row_values;
-          const auto tile = [&](auto constant) {
+          const auto tile = [&](auto constant) __attribute__((always_inline)) {
             constexpr std::size_t kRows = decltype(constant)::value;
             if constexpr (is_tile(kRows, kMaxTile)) {
               step.template tile<static_cast<int>(kRows)>(m, to, m == m_begin);

@@ -3,9 +3,10 @@
 // one subtraction (GemmArgs::x_magic) and one FMA. Included inside a target's region and namespace,
 // after gemm.inl.h.
 
-/// Both halves of a panel at once, where registers allow; else one after the other.
-template <int R>
-inline constexpr int kJointParts = (kParts == 1 || R <= 2) ? static_cast<int>(kParts) : 1;
+/// Both halves of a panel at once, so that they share the activations in registers; one after the
+/// other where that is more sums than registers.
+template <int R, int Sides>
+inline constexpr int kJointParts = kParts == 1 || R* Sides <= 4 ? static_cast<int>(kParts) : 1;
 
 /// What steps share that compute straight from nibbles. The first tile of a block decodes the
 /// scales for all others and asks for the nibbles to come. Vectors: of 8 k in a group, where known
@@ -119,7 +120,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
 
   template <int R>
   NYBBLE_INLINE void tile(std::size_t m, float* acc, bool first) {
-    constexpr int kJoint = kJointParts<R>;
+    constexpr int kJoint = kJointParts<R, kSides>;
     for (std::size_t part = 0; part < kParts; part += kJoint) {
       tile_part<R, kJoint>(m, part, acc, first);
     }
@@ -129,16 +130,29 @@ struct A8Step : NibbleStep<Layout, Vectors> {
   template <int R, int P, class Dot>
   NYBBLE_INLINE void add_dots(I (&sum)[kSides][P][R], const std::uint8_t* w, const std::int8_t* x,
                               Dot dot_of) const {
+    B nibbles[P];
     for (int p = 0; p < P; ++p) {
-      const B nibbles = load_bytes(w + static_cast<std::size_t>(p) * kLanes * 4);
-      for (int side = 0; side < kSides; ++side) {
-        const B low = lookup_low(table[side], nibbles);
-        const B high = lookup_high(table[side], nibbles);
-        I(&s)[R] = sum[side][p];
+      nibbles[p] = load_bytes(w + static_cast<std::size_t>(p) * kLanes * 4);
+    }
+    for (int side = 0; side < kSides; ++side) {
+      const auto add = [&](const std::int8_t* four_of_rows, auto lookup_half)
+          __attribute__((always_inline)) {
+        B weights[P];
+        for (int p = 0; p < P; ++p) weights[p] = lookup_half(table[side], nibbles[p]);
         // All rows between two dots into one sum: their latency hides.
-        for (int r = 0; r < R; ++r) s[r] = dot_of(s[r], low, x + 4 * r);
-        for (int r = 0; r < R; ++r) s[r] = dot_of(s[r], high, x + 4 * (R + r));
-      }
+        for (int r = 0; r < R; ++r) {
+          if constexpr (P == 1) {
+            sum[side][0][r] = dot_of(sum[side][0][r], weights[0], four_of_rows + 4 * r);
+          } else {
+            const I four = broadcast4(four_of_rows + 4 * r);
+            for (int p = 0; p < P; ++p) {
+              sum[side][p][r] = dot_of(sum[side][p][r], weights[p], four);
+            }
+          }
+        }
+      };
+      add(x, [](const ByteTable& t, B a) { return lookup_low(t, a); });
+      add(x + 4 * R, [](const ByteTable& t, B a) { return lookup_high(t, a); });
     }
   }
 
@@ -186,7 +200,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
           }
           for (std::size_t i = 0; i < run_vectors; ++i) {
             if (first && part == 0) prefetch_ahead<R>(w);
-            add_dots<R, P>(run, w, x, [](I s, const B& weights, const std::int8_t* four) {
+            add_dots<R, P>(run, w, x, [](I s, const B& weights, auto four) {
               return short_dot(s, weights, four);
             });
             w += 64;
@@ -203,7 +217,7 @@ struct A8Step : NibbleStep<Layout, Vectors> {
       } else {
         for (std::size_t v = 0; v < vectors; ++v) {
           if (first && part == 0) prefetch_ahead<R>(w);
-          add_dots<R, P>(sum, w, x, [](I s, const B& weights, const std::int8_t* four) {
+          add_dots<R, P>(sum, w, x, [](I s, const B& weights, auto four) {
             return Signed ? dot_signed(s, weights, four) : dot(s, weights, four);
           });
           w += 64;

@@ -204,27 +204,33 @@ NYBBLE_INLINE void store_sums_of_8(std::int64_t* p, B a) {
                       _mm256_sub_epi64(sums, _mm256_set1_epi64x(8 * 128)));
 }
 
-NYBBLE_INLINE __m256i broadcast4(const std::int8_t* x) {
+NYBBLE_INLINE I broadcast4(const std::int8_t* x) {
   std::int32_t four;
   std::memcpy(&four, x, 4);
   return _mm256_set1_epi32(four);
 }
 // vpmaddubsw saturates its 16-bit sums of two products: exact up to u8 weights of 128.
-NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) {
-  const __m256i pairs = _mm256_maddubs_epi16(u.v, broadcast4(x));
+NYBBLE_INLINE I dot(I acc, B u, I x) {
+  const __m256i pairs = _mm256_maddubs_epi16(u.v, x);
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 /// Weights within +-127 as |w| times x with the sign of w: 127 * 127 * 2 fits.
-NYBBLE_INLINE I dot_signed(I acc, B s, const std::int8_t* x) {
-  const __m256i pairs =
-      _mm256_maddubs_epi16(_mm256_abs_epi8(s.v), _mm256_sign_epi8(broadcast4(x), s.v));
+NYBBLE_INLINE I dot_signed(I acc, B s, I x) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(s.v), _mm256_sign_epi8(x, s.v));
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 /// Sums of two products stay in 16 bits over a run of dots, widened once: one multiplication and
 /// one addition a dot instead of three instructions.
 inline constexpr bool kShortRuns = true;
+NYBBLE_INLINE I short_dot(I acc, B u, I x) {
+  return _mm256_add_epi16(acc, _mm256_maddubs_epi16(u.v, x));
+}
+NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, broadcast4(x)); }
+NYBBLE_INLINE I dot_signed(I acc, B s, const std::int8_t* x) {
+  return dot_signed(acc, s, broadcast4(x));
+}
 NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) {
-  return _mm256_add_epi16(acc, _mm256_maddubs_epi16(u.v, broadcast4(x)));
+  return short_dot(acc, u, broadcast4(x));
 }
 NYBBLE_INLINE I widen_short(I acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 inline constexpr int kDotLimit = 128;

@@ -274,6 +274,12 @@ NYBBLE_INLINE void store_sums_of_8(std::int64_t* p, B a) {
   }
 }
 
+/// The same 4 bytes in every lane.
+NYBBLE_INLINE I broadcast4(const std::int8_t* x) {
+  std::int32_t four;
+  std::memcpy(&four, x, 4);
+  return iset1(four);
+}
 /// acc + the dot product of each lane's 4 unsigned bytes with the same 4 signed bytes at x.
 NYBBLE_INLINE I dot(I acc, B u, const std::int8_t* x) {
   return each<I>([&](std::size_t i) {
