@@ -14,11 +14,16 @@ struct Bf16AsF32Numbers {
   }
 };
 
-template <class Numbers>
+/// TilePanels: several where there are so few rows that the latency of adding to one sum would be
+/// the limit. The order of every sum is the same.
+template <class Numbers, std::size_t TilePanels>
 struct FloatStep {
-  static constexpr std::size_t kTilePanels = 1;
+  static constexpr std::size_t kTilePanels = TilePanels;
   static constexpr std::size_t kPair = Numbers::kPair;
-  static constexpr std::size_t kBlockValues = 256;  // of K, whole groups: 16 KiB of f32 weights
+  /// What registers hold beside weights and activations, where several panels share a tile.
+  static constexpr int kMostSums = 8;
+  /// Of K, whole groups; the most of one panel: 16 KiB of f32 weights.
+  static constexpr std::size_t kBlockValues = 256;
 
   const GemmArgs& args;
   const PackedPanels& weight;
@@ -26,17 +31,21 @@ struct FloatStep {
   std::size_t blocks;
   FloatTable levels;
   FloatTable negative_levels;
-  GroupCursor group;
+  GroupCursor next;  ///< where the next block of the first panel begins
+  std::size_t panels = 1;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
-  alignas(64) float decoded[kBlockValues / kPair * 16];
+  alignas(64) float decoded[TilePanels][kBlockValues / kPair * 16];
 
   explicit FloatStep(const GemmArgs& gemm)
       : args(gemm),
         weight(*gemm.weight),
-        block_groups(kBlockValues / weight.group),
+        // One group is at most kBlockValues; of small ones, all panels' together are 16 KiB.
+        block_groups(weight.group * TilePanels < kBlockValues
+                         ? kBlockValues / TilePanels / weight.group
+                         : 1),
         blocks((weight.groups + block_groups - 1) / block_groups),
-        group(weight, 0) {
+        next(weight, 0) {
     // Sign split: each level in one of two tables, 0 in the other, so that two products and a sum
     // (of which one is zero) need no select.
     float first[16];
@@ -51,23 +60,32 @@ struct FloatStep {
     negative_levels = float_table(second);
   }
 
-  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t /*count*/, std::size_t block) {
-    if (block == 0) group = GroupCursor(weight, panel);
+  NYBBLE_INLINE void prepare(std::size_t panel, std::size_t count, std::size_t block) {
+    const GroupCursor begin = block == 0 ? GroupCursor(weight, panel) : next;
+    panels = count;
     first_group = block * block_groups;
     end_group =
         weight.groups - first_group < block_groups ? weight.groups : first_group + block_groups;
-    switch (weight.layout) {
-      case ScaleLayout::symmetric:
-        return decode<ScaleLayout::symmetric>();
-      case ScaleLayout::zero_point:
-        return decode<ScaleLayout::zero_point>();
-      case ScaleLayout::sign_split:
-        return decode<ScaleLayout::sign_split>();
+    for (std::size_t p = panels; p-- > 0;) {
+      next = begin;
+      next.move(weight, p);
+      switch (weight.layout) {
+        case ScaleLayout::symmetric:
+          decode<ScaleLayout::symmetric>(next, decoded[p]);
+          break;
+        case ScaleLayout::zero_point:
+          decode<ScaleLayout::zero_point>(next, decoded[p]);
+          break;
+        case ScaleLayout::sign_split:
+          decode<ScaleLayout::sign_split>(next, decoded[p]);
+          break;
+      }
     }
   }
 
+  /// A block of one panel; `group` ends behind it.
   template <ScaleLayout Layout>
-  NYBBLE_INLINE void decode() {
+  NYBBLE_INLINE void decode(GroupCursor& group, float* to) {
     constexpr std::size_t kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
     const std::size_t vectors = weight.group / 8;
     const std::size_t pieces = (end_group - first_group) * kParts;
@@ -83,7 +101,7 @@ struct FloatStep {
         zero_level = to_float(widen_u8(group.zeros + part * kLanes));
       }
       if (part == 0) prefetch_ahead<2>(scales);
-      float* out = decoded + piece / kParts * weight.group / kPair * 16 + part * kLanes;
+      float* out = to + piece / kParts * weight.group / kPair * 16 + part * kLanes;
       for (std::size_t v = 0; v < vectors; ++v) {
         if (part == 0) prefetch_ahead<2>(codes + v * 64);
         const I x = as_int(load_bytes(codes + v * 64 + part * kLanes * 4));
@@ -118,47 +136,77 @@ struct FloatStep {
   }
 
   template <int R>
-  NYBBLE_INLINE void tile(std::size_t m, float* acc_memory, bool /*first*/) const {
-    constexpr int kP = static_cast<int>(kParts);
-    F acc[kP][R];
-    for (int p = 0; p < kP; ++p) {
-      for (int r = 0; r < R; ++r) {
-        acc[p][r] = load(acc_memory + 16 * r + p * static_cast<int>(kLanes));
-      }
+  NYBBLE_INLINE void tile(std::size_t m, float* acc, bool /*first*/) const {
+    constexpr int kPanels = static_cast<int>(TilePanels);
+    if constexpr (kPanels > 1 && R * kPanels * static_cast<int>(kParts) <= kMostSums) {
+      if (panels == TilePanels) return tile_of<R, kPanels>(m, 0, acc);
+    }
+    for (std::size_t p = 0; p < panels; ++p) tile_of<R, 1>(m, p, acc);
+  }
+
+  /// P panels from the current ones' `panel` on.
+  template <int R, int P>
+  NYBBLE_INLINE void tile_of(std::size_t m, std::size_t panel, float* acc_memory) const {
+    constexpr int kVectors = P * static_cast<int>(kParts);
+    const auto place = [&](int v, int r) {
+      const auto part = static_cast<std::size_t>(v);
+      return acc_memory + 16 * (static_cast<std::size_t>(r) * panels + panel) + part * kLanes;
+    };
+    F acc[kVectors][R];
+    for (int v = 0; v < kVectors; ++v) {
+      for (int r = 0; r < R; ++r) acc[v][r] = load(place(v, r));
     }
     const std::size_t first = first_group * weight.group / kPair;
     const std::size_t count = (end_group - first_group) * weight.group / kPair;
     const float* x = static_cast<const float*>(args.x) + m * args.dwords + first * R;
-    const float* w = decoded;
+    const float* w = decoded[panel];
     for (std::size_t u = 0; u < count; ++u, w += 16, x += R) {
-      for (int p = 0; p < kP; ++p) {
-        const F weights = load(w + p * static_cast<int>(kLanes));
+      for (int v = 0; v < kVectors; ++v) {
+        constexpr std::size_t kPanelFloats = sizeof(decoded[0]) / sizeof(float);
+        const auto of_panel = static_cast<std::size_t>(v) / kParts;
+        const auto part = static_cast<std::size_t>(v) % kParts;
+        const F weights = load(w + of_panel * kPanelFloats + part * kLanes);
         for (int r = 0; r < R; ++r) {
           if constexpr (kPair == 1) {
-            acc[p][r] = fma(weights, set1(x[r]), acc[p][r]);
+            acc[v][r] = fma(weights, set1(x[r]), acc[v][r]);
           } else {
-            acc[p][r] = Numbers::dot(acc[p][r], weights, x + r);
+            acc[v][r] = Numbers::dot(acc[v][r], weights, x + r);
           }
         }
       }
     }
-    for (int p = 0; p < kP; ++p) {
-      for (int r = 0; r < R; ++r) {
-        store(acc_memory + 16 * r + p * static_cast<int>(kLanes), acc[p][r]);
-      }
+    for (int v = 0; v < kVectors; ++v) {
+      for (int r = 0; r < R; ++r) store(place(v, r), acc[v][r]);
     }
   }
 };
 
-inline void gemm_a32(const GemmArgs& args) noexcept {
-  FloatStep<F32Numbers> step(args);
+/// With bf16, level x block scale is exact for MXFP4, NVFP4 and AMXFP4; the tensor scale waits for
+/// the output.
+template <class Numbers>
+inline void gemm_float(const GemmArgs& args) {
+  // Measured on Cascade Lake, M = 1: see bench/README.md.
+  if (args.m * kParts <= 2) {
+    FloatStep<Numbers, 4> step(args);
+    return gemm_loops(args, step);
+  }
+  FloatStep<Numbers, 1> step(args);
   gemm_loops(args, step);
 }
 
-/// level x block scale is exact in bf16 for MXFP4, NVFP4 and AMXFP4; the tensor scale waits for the
-/// output.
-template <class Numbers>
-inline void gemm_bf16(const GemmArgs& args) {
-  FloatStep<Numbers> step(args);
-  gemm_loops(args, step);
+inline void gemm_a32(const GemmArgs& args) noexcept { gemm_float<F32Numbers>(args); }
+
+/// Whether bf16 holds every level x scale: 2 significant bits and at most 4.
+NYBBLE_INLINE bool products_fit_bf16(const PackedPanels& weight) {
+  if (weight.scale_size != 1 || weight.layout == ScaleLayout::zero_point) return false;
+  for (const float level : weight.levels) {
+    if ((std::bit_cast<std::uint32_t>(level) & 0x3FFFFFU) != 0) return false;
+  }
+  return true;
+}
+
+/// a16 where there is no bf16 dot. Rounding weights takes most of decoding them.
+inline void gemm_a16(const GemmArgs& args) noexcept {
+  if (products_fit_bf16(*args.weight)) return gemm_float<F32Numbers>(args);
+  gemm_float<Bf16AsF32Numbers>(args);
 }

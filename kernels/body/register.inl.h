@@ -1,8 +1,6 @@
 // Every slot that the bodies fill. Included after a target's region ends: registering runs on any
 // CPU, so no wide instruction may be in it.
 
-inline void gemm_a16(const GemmArgs& args) noexcept { gemm_bf16<Bf16AsF32Numbers>(args); }
-
 inline void register_all(KernelTable& table) {
 #define NYBBLE_KERNEL_SLOT(name, args, description) table.name = name;
 #include "kernels/slots.def"

@@ -23,7 +23,7 @@ namespace nybble::kernels::avx512bf16 {
 //
 #include "kernels/body/gemm_bf16_direct.inl.h"
 
-static void gemm_a16(const GemmArgs& args) noexcept {
+static void gemm_a16_dots(const GemmArgs& args) noexcept {
   switch (args.weight->layout) {
     case ScaleLayout::symmetric:
       return gemm_bf16_direct<ScaleLayout::symmetric>(args);
@@ -35,7 +35,7 @@ static void gemm_a16(const GemmArgs& args) noexcept {
     case ScaleLayout::zero_point:
       break;
   }
-  gemm_bf16<Bf16Numbers>(args);
+  gemm_float<Bf16Numbers>(args);
 }
 
 }  // namespace nybble::kernels::avx512bf16
@@ -43,7 +43,7 @@ NYBBLE_REGION_END
 
 namespace nybble::kernels::avx512bf16 {
 void register_kernels(KernelTable& table) {
-  table.gemm_a16 = gemm_a16;
+  table.gemm_a16 = gemm_a16_dots;
   table.a16_pair = 2;
 }
 }  // namespace nybble::kernels::avx512bf16
