@@ -20,3 +20,22 @@
 #endif
 
 #define NYBBLE_INLINE inline __attribute__((always_inline))
+
+#if defined(__has_feature)
+#define NYBBLE_HAS_FEATURE(name) __has_feature(name)
+#else
+#define NYBBLE_HAS_FEATURE(name) 0
+#endif
+
+namespace nybble::kernels {
+
+/// Whether common group sizes have bodies of their own. Not where nothing is optimised or
+/// sanitizers are at work: it is the same code with a constant, and takes compilers minutes.
+#if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    NYBBLE_HAS_FEATURE(address_sanitizer) || NYBBLE_HAS_FEATURE(thread_sanitizer)
+inline constexpr bool kBodiesPerGroupSize = false;
+#else
+inline constexpr bool kBodiesPerGroupSize = true;
+#endif
+
+}  // namespace nybble::kernels

@@ -286,6 +286,8 @@ inline void gemm_a8_panels(const GemmArgs& args) noexcept {
     return with_group_vectors<true>(args.weight->group, run);
   }
   // Others have groups of 16 too seldom for bodies of their own.
-  if (args.weight->group == 32) return run(std::integral_constant<std::size_t, 4>{});
+  if constexpr (kUnrolls) {
+    if (args.weight->group == 32) return run(std::integral_constant<std::size_t, 4>{});
+  }
   run(std::integral_constant<std::size_t, 0>{});
 }

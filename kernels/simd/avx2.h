@@ -241,4 +241,4 @@ inline constexpr std::size_t kMaxTile = 4;
 inline constexpr int kPrefetchFromRows = 2;
 inline constexpr std::size_t kPrefetchFar = 16384;
 inline constexpr std::size_t kPrefetchNear = 1024;
-inline constexpr bool kUnrolls = true;
+inline constexpr bool kUnrolls = kBodiesPerGroupSize;

@@ -185,7 +185,7 @@ inline constexpr bool kShortRuns = false;  ///< sums of dots need no widening
 NYBBLE_INLINE I short_dot(I acc, B u, const std::int8_t* x) { return dot(acc, u, x); }
 NYBBLE_INLINE I widen_short(I acc) { return acc; }
 inline constexpr int kDotLimit = 255;
-inline constexpr bool kUnrolls = true;
+inline constexpr bool kUnrolls = kBodiesPerGroupSize;
 
 // What gemm_a8_split.inl.h needs beyond the common names.
 
