@@ -34,8 +34,10 @@ namespace nybble::kernels {
 #if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
     NYBBLE_HAS_FEATURE(address_sanitizer) || NYBBLE_HAS_FEATURE(thread_sanitizer)
 inline constexpr bool kBodiesPerGroupSize = false;
+#define NYBBLE_INLINE_TILE __attribute__((noinline))
 #else
 inline constexpr bool kBodiesPerGroupSize = true;
+#define NYBBLE_INLINE_TILE NYBBLE_INLINE
 #endif
 
 }  // namespace nybble::kernels

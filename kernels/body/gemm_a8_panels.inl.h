@@ -164,7 +164,7 @@ struct A8PanelsStep : NibbleStep<Decoder::kLayout, Vectors, 512, 2> {
 
   /// P panels from the current ones' `panel` on.
   template <int R, int P, Decode Mode>
-  NYBBLE_INLINE void tile_of(std::size_t m, std::size_t panel, float* acc_memory) {
+  NYBBLE_INLINE_TILE void tile_of(std::size_t m, std::size_t panel, float* acc_memory) {
     F acc[P][R];
     const auto place = [&](int p, int r) {
       return acc_memory + 16 * (static_cast<std::size_t>(r) * Base::panels + panel +
