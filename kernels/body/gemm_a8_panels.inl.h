@@ -259,8 +259,7 @@ struct A8PanelsStep : NibbleStep<Decoder::kLayout, Vectors, 512, 2> {
       if constexpr (XScaled) x_scale += R;
     }
     if constexpr (kDecodes) {
-      Base::end = group;
-      Base::end.move(weight, 0 - panel);
+      if (panel == 0) Base::end = group;
       ahead = next_panels != nullptr ? next_panels : Base::end.codes;
       ahead_end = ahead + 64 * block_lines();
     }
