@@ -47,10 +47,9 @@ NYBBLE_INLINE F load_scale(ScaleType type, const std::uint8_t* p) {
   return nan;
 }
 
-/// Walks the dot groups of a panel in ascending K: where codes, scales ([sides][16]) and zero
-/// points
-/// ([16]) of the current one lie. No index is turned into an address, which would take a division:
-/// at 1 row that was a third of the time on Cascade Lake.
+/// Walks the dot groups of a panel in ascending K: where the codes, scales ([sides][16]) and zero
+/// points ([16]) of the current one lie. No index is turned into an address, which would take a
+/// division: at 1 row that was a third of the time on Cascade Lake.
 class GroupCursor {
  public:
   const std::uint8_t *codes, *scales, *zeros;
