@@ -185,6 +185,23 @@ struct CodesToBf16Args {
   std::uint16_t* bits;
 };
 
+/// Columns of b that dense_update takes at a time.
+inline constexpr std::size_t kDenseCols = 64;
+
+/// c += a b, or c -= a b: what the calibrated quantizers spend their time in. Each element is a sum
+/// from 0 in ascending depth by FMA, then added: the same bits on every target.
+struct DenseUpdateArgs {
+  const float* a;  ///< rows x depth
+  std::size_t a_stride;
+  const float* b;  ///< depth x kDenseCols, contiguous; columns from `cols` on are only read
+  float* c;        ///< rows x cols
+  std::size_t c_stride;
+  std::size_t rows;
+  std::size_t depth;
+  std::size_t cols;  ///< 1 to kDenseCols
+  bool subtract;
+};
+
 #define NYBBLE_KERNEL_SLOT(name, args, description) \
   using name##_fn = void (*)(const args&) noexcept;
 #include "kernels/slots.def"

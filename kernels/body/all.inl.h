@@ -11,3 +11,5 @@
 #include "kernels/body/gemm_float.inl.h"
 //
 #include "kernels/body/attention.inl.h"
+//
+#include "kernels/body/dense.inl.h"

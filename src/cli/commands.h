@@ -11,6 +11,7 @@ void add_cast_command(CLI::App& app);
 void add_cpu_command(CLI::App& app);
 void add_formats_command(CLI::App& app);
 void add_kernels_command(CLI::App& app);
+void add_layer_command(CLI::App& app);
 void add_limits_command(CLI::App& app);
 
 }  // namespace nybble::cli

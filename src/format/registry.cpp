@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
+#include <system_error>
 #include <utility>
 
 #include "nybble/error.h"
@@ -17,7 +20,7 @@
 
 namespace nybble {
 
-SpecOptions::SpecOptions(std::string_view spec) : spec_(spec) {
+SpecOptions::SpecOptions(std::string_view spec, std::string_view kind) : spec_(spec), kind_(kind) {
   const std::size_t colon = spec.find(':');
   name_ = std::string(spec.substr(0, colon));
   canonical_ = name_;
@@ -28,14 +31,15 @@ SpecOptions::SpecOptions(std::string_view spec) : spec_(spec) {
     const std::string_view pair = rest.substr(0, comma);
     const std::size_t equals = pair.find('=');
     if (equals == std::string_view::npos || equals == 0 || equals + 1 == pair.size()) {
-      throw Error(ErrorCode::bad_option, fmt::format("format '{}': '{}' is not key=value (grammar: "
-                                                     "name[:key=value[,key=value]...])",
-                                                     spec, pair));
+      throw Error(
+          ErrorCode::bad_option,
+          fmt::format("{} '{}': '{}' is not key=value (grammar: name[:key=value[,key=value]...])",
+                      kind_, spec, pair));
     }
     const std::string key(pair.substr(0, equals));
     if (!given_.emplace(key, pair.substr(equals + 1)).second) {
       throw Error(ErrorCode::bad_option,
-                  fmt::format("format '{}': '{}' is given twice", spec, key));
+                  fmt::format("{} '{}': '{}' is given twice", kind_, spec, key));
     }
     if (comma == std::string_view::npos) break;
     rest = rest.substr(comma + 1);
@@ -54,13 +58,57 @@ std::string SpecOptions::choice(const std::string& key,
   const std::string* value = find(key, list);
   if (value == nullptr) return *allowed.begin();
   if (std::find(allowed.begin(), allowed.end(), *value) == allowed.end()) {
-    throw Error(ErrorCode::bad_option,
-                fmt::format("format '{}': {}={}, expected {}={}", spec_, key, *value, key, list));
+    throw Error(ErrorCode::bad_option, fmt::format("{} '{}': {}={}, expected {}={}", kind_, spec_,
+                                                   key, *value, key, list));
   }
   if (*value != *allowed.begin()) {
-    canonical_ += fmt::format("{}{}={}", canonical_ == name_ ? ':' : ',', key, *value);
+    add_canonical(key, *value);
   }
   return *value;
+}
+
+void SpecOptions::add_canonical(const std::string& key, const std::string& value) {
+  canonical_ += fmt::format("{}{}={}", canonical_ == name_ ? ':' : ',', key, value);
+}
+
+double SpecOptions::parse_number(const std::string& key, const std::string& value, double least,
+                                 double most, bool whole) const {
+  double number = 0;
+  const char* end = value.data() + value.size();
+  const auto [stop, error] = std::from_chars(value.data(), end, number);
+  const bool bad = error != std::errc() || stop != end || !(number >= least && number <= most) ||
+                   (whole && number != std::floor(number));
+  if (bad) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{} '{}': {}={}, expected {} from {} to {}", kind_, spec_, key, value,
+                            whole ? "an integer" : "a number", least, most));
+  }
+  return number;
+}
+
+double SpecOptions::number(const std::string& key, double fallback, double least, double most) {
+  const std::string* value = find(key, fmt::format("{}..{}", least, most));
+  if (value == nullptr) return fallback;
+  const double number = parse_number(key, *value, least, most, false);
+  if (number != fallback) add_canonical(key, *value);
+  return number;
+}
+
+int SpecOptions::integer(const std::string& key, int fallback, int least, int most) {
+  const std::string* value = find(key, fmt::format("{}..{}", least, most));
+  if (value == nullptr) return fallback;
+  const int number = static_cast<int>(parse_number(key, *value, least, most, true));
+  if (number != fallback) add_canonical(key, *value);
+  return number;
+}
+
+std::optional<double> SpecOptions::number_or_auto(const std::string& key, double least,
+                                                  double most) {
+  const std::string* value = find(key, fmt::format("auto|{}..{}", least, most));
+  if (value == nullptr || *value == "auto") return std::nullopt;
+  const double number = parse_number(key, *value, least, most, false);
+  add_canonical(key, *value);
+  return number;
 }
 
 bool SpecOptions::flag(const std::string& key, bool fallback) {
@@ -80,12 +128,12 @@ std::size_t SpecOptions::group(const std::string& key, std::initializer_list<std
   for (const std::size_t group : allowed) {
     if (*value != text(group)) continue;
     if (group != *allowed.begin()) {
-      canonical_ += fmt::format("{}{}={}", canonical_ == name_ ? ':' : ',', key, *value);
+      add_canonical(key, *value);
     }
     return group;
   }
   throw Error(ErrorCode::bad_option,
-              fmt::format("format '{}': {}={}, expected {}={}", spec_, key, *value, key, list));
+              fmt::format("{} '{}': {}={}, expected {}={}", kind_, spec_, key, *value, key, list));
 }
 
 void SpecOptions::finish() const {
@@ -97,7 +145,7 @@ void SpecOptions::finish() const {
     std::vector<std::string> lines;
     for (const Known& k : known_) lines.push_back(k.key + "=" + k.allowed);
     throw Error(ErrorCode::bad_option,
-                fmt::format("format '{}': unknown option '{}', allowed: {}", spec_, key,
+                fmt::format("{} '{}': unknown option '{}', allowed: {}", kind_, spec_, key,
                             lines.empty() ? "none" : fmt::format("{}", fmt::join(lines, ", "))));
   }
 }

@@ -7,6 +7,7 @@
 
 #include "kernels/kernels.h"
 #include "nybble/format/format.h"
+#include "src/quantize/group_search.h"
 
 namespace nybble {
 
@@ -14,13 +15,6 @@ namespace nybble {
 struct RowScratch {
   std::span<GroupRange> ranges;    ///< one a group
   std::span<ScaleChoice> choices;  ///< one a group: the result
-};
-
-/// The scale candidates a group is tried with: the format's own (its search), then shrunken ranges.
-struct ScaleSearch {
-  int grid = 1;                       ///< 1: only the format's own candidates
-  float smallest = 1.0F;              ///< the last shrink factor of the grid
-  const float* importance = nullptr;  ///< per column, or null
 };
 
 /// Chooses every group's scale and encodes `count` values (the last group may be shorter): one code

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "kernels/registry.h"
@@ -13,6 +12,7 @@
 #include "nybble/format/scale.h"
 #include "nybble/quantize/clip_search.h"
 #include "src/quantize/encode_row.h"
+#include "src/quantize/row_codes.h"
 
 namespace nybble {
 
@@ -46,15 +46,6 @@ float tensor_amax(MatrixView weight, const kernels::KernelTable& table, Executor
                                                 weight.at(row, col), row, col));
 }
 
-/// Two codes a byte, the first in the low nibble. As 16-bit arithmetic, which compilers vectorise.
-void pack_nibbles(const std::uint8_t* codes, std::size_t pairs, std::uint8_t* out) {
-  for (std::size_t i = 0; i < pairs; ++i) {
-    std::uint16_t pair = 0;
-    std::memcpy(&pair, codes + 2 * i, 2);
-    out[i] = static_cast<std::uint8_t>(pair | pair >> 4);
-  }
-}
-
 QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& executor,
                          const QuantizeOptions& options, const ScaleSearch& search) {
   check_view(weight, options.tensor_name);
@@ -67,7 +58,6 @@ QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& e
   if (info.tensor_scale) out.tensor = format.tensor_scale(tensor_amax(weight, table, executor));
 
   std::vector<float> nested(info.double_quantized ? out.rows * out.groups : 0);
-  const std::uint8_t padding = encode_value(format.encode_table(), ScaleChoice{}, 0);
   const std::size_t tasks = std::min(weight.rows, executor.concurrency() * 4);
   executor.parallel_for(tasks, [&](std::size_t task) {
     std::vector<GroupRange> ranges(out.groups);
@@ -87,13 +77,7 @@ QuantizedMatrix quantize(MatrixView weight, const AnyFormat& format, Executor& e
       } else {
         out.set_row_scales(row, choices);
       }
-      // Padding stands for zero under any scale; with a zero point that is the zero point.
-      for (std::size_t col = out.cols; col < out.padded_cols; ++col) {
-        codes[col] = info.layout == ScaleLayout::zero_point
-                         ? static_cast<std::uint8_t>(choices[out.groups - 1].scale.zero)
-                         : padding;
-      }
-      pack_nibbles(codes.data(), out.padded_cols / 2, &out.codes[row * (out.padded_cols / 2)]);
+      store_codes(out, row, choices[out.groups - 1], codes.data());
     }
   });
   if (info.double_quantized) {

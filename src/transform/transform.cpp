@@ -30,6 +30,15 @@ void walsh_hadamard(float* x, std::size_t n) {
   }
 }
 
+/// Each block times the orthonormal Walsh-Hadamard matrix, which is symmetric.
+void orthonormal_blocks(std::size_t block, float* x, std::size_t cols) {
+  const float norm = 1 / std::sqrt(static_cast<float>(block));
+  for (std::size_t begin = 0; begin < cols; begin += block) {
+    walsh_hadamard(x + begin, block);
+    for (std::size_t i = begin; i < begin + block; ++i) x[i] *= norm;
+  }
+}
+
 }  // namespace
 
 void Transforms::check(std::size_t rows, std::size_t cols) const {
@@ -84,11 +93,22 @@ void apply_input(const Transforms& transforms, const float* x, std::size_t cols,
   const Hadamard& hadamard = transforms.hadamard;
   if (hadamard.block == 0) return;
   for (std::size_t i = 0; i < hadamard.signs.size(); ++i) out[i] *= hadamard.signs[i];
-  const float norm = 1 / std::sqrt(static_cast<float>(hadamard.block));
-  for (std::size_t begin = 0; begin < cols; begin += hadamard.block) {
-    walsh_hadamard(out + begin, hadamard.block);
-    for (std::size_t i = begin; i < begin + hadamard.block; ++i) out[i] *= norm;
+  orthonormal_blocks(hadamard.block, out, cols);
+}
+
+void apply_input_transposed(const Transforms& transforms, float* w, std::size_t cols) {
+  const Hadamard& hadamard = transforms.hadamard;
+  if (hadamard.block != 0) {
+    orthonormal_blocks(hadamard.block, w, cols);
+    for (std::size_t i = 0; i < hadamard.signs.size(); ++i) w[i] *= hadamard.signs[i];
   }
+  const std::vector<std::uint32_t>& source = transforms.permutation.source;
+  if (!source.empty()) {
+    const std::vector<float> permuted(w, w + cols);
+    for (std::size_t i = 0; i < cols; ++i) w[source[i]] = permuted[i];
+  }
+  const std::vector<float>& scale = transforms.channel_scale.scale;
+  for (std::size_t i = 0; i < scale.size(); ++i) w[i] *= scale[i];
 }
 
 void add_side_branches(const Transforms& transforms, const float* x, std::size_t rows,

@@ -4,6 +4,7 @@
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,14 +17,21 @@ namespace nybble {
 /// it knows; what is left over is an error that lists what would have been allowed.
 class SpecOptions {
  public:
-  /// Splits `name[:key=value[,key=value]...]`. Throws bad_option on bad grammar or repeated keys.
-  explicit SpecOptions(std::string_view spec);
+  /// Splits `name[:key=value[,key=value]...]`. `kind` is what errors call it. Throws bad_option on
+  /// bad grammar or repeated keys.
+  explicit SpecOptions(std::string_view spec, std::string_view kind = "format");
 
   [[nodiscard]] const std::string& name() const { return name_; }
   /// One of `allowed`, by default the first. Throws bad_option for anything else.
   std::string choice(const std::string& key, std::initializer_list<const char*> allowed);
   /// true or false.
   bool flag(const std::string& key, bool fallback);
+  /// A number of `least` to `most`.
+  double number(const std::string& key, double fallback, double least, double most);
+  /// An integer of `least` to `most`.
+  int integer(const std::string& key, int fallback, int least, int most);
+  /// A number of `least` to `most`, or the word `auto`, which is the default: nothing.
+  std::optional<double> number_or_auto(const std::string& key, double least, double most);
   /// A group size: one of `allowed` (0 is written "row"), by default the first.
   std::size_t group(const std::string& key, std::initializer_list<std::size_t> allowed);
   /// Throws bad_option if an option was given that no call above asked for.
@@ -37,7 +45,10 @@ class SpecOptions {
     std::string key, allowed;
   };
   const std::string* find(const std::string& key, const std::string& allowed);
-  std::string spec_, name_;
+  double parse_number(const std::string& key, const std::string& value, double least, double most,
+                      bool whole) const;
+  void add_canonical(const std::string& key, const std::string& value);
+  std::string spec_, name_, kind_;
   std::map<std::string, std::string> given_;
   std::vector<Known> known_;
   std::string canonical_;

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nybble/format/registry.h"
+#include "nybble/quantize/calibration.h"
+#include "nybble/tensor/quantized_matrix.h"
+#include "nybble/transform/transform.h"
+
+namespace nybble {
+
+/// A linear layer on its way to 4 bits: what every step of a method reads and changes. Weights and
+/// calibration are those of the inputs T(x), T being the transforms so far.
+struct LayerState {
+  std::string name;  ///< in errors
+  AnyFormat format;
+  std::optional<AnyFormat> activations;  ///< none: they are not quantized
+  Executor* executor;
+  std::size_t rows, cols;  ///< N, K
+  std::vector<float> weight;
+  Calibration calibration;
+  Transforms transforms;
+  std::optional<QuantizedMatrix> quantized;
+  /// What was decided, for people: {"awq exponent", "0.45"}.
+  std::vector<std::pair<std::string, std::string>> decisions;
+
+  [[nodiscard]] MatrixView view() const { return {weight.data(), rows, cols}; }
+  /// Another transform of the input, applied to weight, calibration and transforms: inputs are
+  /// divided by `scale`, weights multiplied.
+  void scale_channels(const std::vector<float>& scale);
+  /// The layer's relative output error with `matrix` for its weights: on held-out tokens from the
+  /// moments, or, where activations are quantized, on the sample.
+  [[nodiscard]] double error_of(const QuantizedMatrix& matrix) const;
+};
+
+/// One step of a method: it transforms the layer or, as the last one, rounds it.
+class MethodStep {
+ public:
+  virtual ~MethodStep() = default;
+  /// Name and options, as parse_method takes them.
+  [[nodiscard]] virtual std::string spec() const = 0;
+  [[nodiscard]] virtual bool rounds() const = 0;
+  /// Needs calibration (state.calibration has seen tokens).
+  [[nodiscard]] virtual bool calibrated() const = 0;
+  /// `rounding` is the method's last step: transforms may ask what it would make of them.
+  virtual void run(LayerState& state, const MethodStep& rounding) const = 0;
+  /// Only of steps that round: the error that is left on tokens they have not seen (error_of) if
+  /// they are asked for a cheap version of their work on a few rows.
+  [[nodiscard]] virtual double trial_error(const LayerState& state) const;
+};
+
+/// A row of the registry of methods.
+struct MethodFamily {
+  std::string name;
+  std::string summary;
+  std::string options;
+  std::function<std::unique_ptr<MethodStep>(SpecOptions&)> make;
+};
+const std::vector<MethodFamily>& method_families();
+
+/// Steps joined by '+', each `name[:key=value,...]`: "awq+gptq:damp=0.01". The last one rounds.
+class Method {
+ public:
+  /// Throws bad_option with what is allowed.
+  explicit Method(std::string_view spec);
+  [[nodiscard]] std::string spec() const;
+  [[nodiscard]] bool calibrated() const;
+  [[nodiscard]] const std::vector<std::unique_ptr<MethodStep>>& steps() const { return steps_; }
+
+ private:
+  std::vector<std::unique_ptr<MethodStep>> steps_;
+};
+
+struct LayerOptions {
+  std::string name = "layer";
+  std::optional<AnyFormat> activations = std::nullopt;
+};
+
+/// A layer's 4-bit weights and what must run around them: what QuantizedLinear is made of.
+struct QuantizedLayer {
+  QuantizedMatrix weight;
+  Transforms transforms;
+  std::vector<std::pair<std::string, std::string>> decisions;
+  double seconds = 0;
+};
+
+/// Runs a method on one layer. `calibration` may be null for methods that need none. Throws
+/// bad_shape, bad_value, bad_option.
+QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const Method& method,
+                              const Calibration* calibration, Executor& executor,
+                              const LayerOptions& options = {});
+
+/// The weights that `layer` computes with, transforms undone: N x K, for products with inputs as
+/// they come.
+std::vector<float> effective_weight(const QuantizedLayer& layer, Executor& executor);
+
+/// 10 log10(sum y^2 / sum (y - y')^2) over the outputs y = x weight^T of the layer as it was and y'
+/// as it became, its inputs T(x) in `activations` if given. x is M x K. Inf for no error.
+double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& layer,
+                      const std::optional<AnyFormat>& activations, Executor& executor);
+
+/// Every row of x as `format` stores it, in place: a row is its own tensor.
+void fake_quantize_rows(MutableMatrixView x, const AnyFormat& format, Executor& executor);
+
+}  // namespace nybble

@@ -1,0 +1,360 @@
+#include "nybble/quantize/gptq.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kernels/registry.h"
+#include "nybble/error.h"
+#include "src/linalg/dense.h"
+#include "src/quantize/gptq_trial.h"
+#include "src/quantize/group_search.h"
+#include "src/quantize/hessian.h"
+#include "src/quantize/refine.h"
+#include "src/quantize/row_codes.h"
+
+namespace nybble {
+
+namespace {
+
+/// Columns whose errors are passed on to all later ones in one product.
+constexpr std::size_t kBlock = 128;
+/// Rows that options are compared on: enough to tell them apart, few enough to cost little.
+constexpr std::size_t kTrialRows = 64;
+
+/// One run of GPTQ over some rows with everything decided.
+class Gptq {
+ public:
+  Gptq(MatrixView weight, const AnyFormat& format, TensorScale tensor,
+       const OrderedHessian& hessian, const GptqOptions& options, Executor& executor)
+      : weight_(weight),
+        hessian_(hessian),
+        options_(options),
+        executor_(executor),
+        table_(*kernels::select().table),
+        search_(options.scales == ScaleChooser::search ? calibrated_search(nullptr)
+                                                       : ScaleSearch{}),
+        codes_(format, weight.rows, weight.cols, tensor),
+        values_(weight.rows * weight.cols) {}
+
+  RowCodes run() {
+    const std::size_t n = weight_.rows;
+    const std::size_t k = weight_.cols;
+    executor_.parallel_for(n, [&](std::size_t row) {
+      for (std::size_t i = 0; i < k; ++i) values_[row * k + i] = source(row, hessian_.order[i]);
+    });
+    if (options_.static_groups) choose_static_scales();
+    std::vector<float> errors(n * kBlock);
+    for (std::size_t begin = 0; begin < k; begin += kBlock) {
+      const std::size_t size = std::min(kBlock, k - begin);
+      executor_.parallel_for(
+          n, [&](std::size_t row) { round_block(row, begin, size, &errors[row * size]); });
+      const std::size_t end = begin + size;
+      if (end == k) break;
+      linalg::multiply({errors.data(), n, size},
+                       {&hessian_.factor[begin * k + end], size, k - end, k},
+                       {&values_[end], n, k - end, k}, linalg::Update::subtract, executor_);
+    }
+    return std::move(codes_);
+  }
+
+ private:
+  [[nodiscard]] float source(std::size_t row, std::size_t col) const {
+    return options_.zero_dead_channels && hessian_.dead[col] ? 0.0F : weight_.at(row, col);
+  }
+  [[nodiscard]] std::size_t group_of(std::size_t i) const {
+    return hessian_.order[i] / codes_.group;
+  }
+  [[nodiscard]] ScaleChoice choose(const float* x, const float* cost, std::size_t count) const {
+    GroupRange range;
+    table_.group_ranges({x, count, count, &range});
+    if (search_.grid == 1 && codes_.format.candidate_count() == 1) {
+      return codes_.format.choose(range, codes_.tensor, 1);
+    }
+    return search_group(table_, codes_.format, search_, x,
+                        options_.scales == ScaleChooser::search ? cost : nullptr, count, range,
+                        codes_.tensor);
+  }
+
+  void choose_static_scales() {
+    executor_.parallel_for(weight_.rows, [&](std::size_t row) {
+      std::vector<float> x(codes_.group);
+      for (std::size_t g = 0; g < codes_.groups; ++g) {
+        const std::size_t first = g * codes_.group;
+        const std::size_t count = std::min(codes_.group, weight_.cols - first);
+        for (std::size_t j = 0; j < count; ++j) x[j] = source(row, first + j);
+        codes_.choice(row, g) = choose(x.data(), &hessian_.cost[first], count);
+      }
+    });
+    nest_scales(codes_);
+  }
+
+  /// The scale of the group that begins with column i of the order.
+  void choose_dynamic_scale(std::size_t row, std::size_t i, const float* before_block,
+                            std::size_t block_begin, std::size_t block_size) {
+    // The last group may be shorter and, reordered, not come last.
+    const std::size_t count = std::min(codes_.group, weight_.cols - group_of(i) * codes_.group);
+    std::vector<float> x(count);
+    std::vector<float> cost(count);
+    for (std::size_t j = 0; j < count; ++j) {
+      const std::size_t at = i + j;
+      const bool stale = options_.stale_groups && at < block_begin + block_size;
+      x[j] = stale ? before_block[at - block_begin] : values_[row * weight_.cols + at];
+      cost[j] = hessian_.cost[hessian_.order[at]];
+    }
+    codes_.choice(row, group_of(i)) = choose(x.data(), cost.data(), count);
+  }
+
+  void round_block(std::size_t row, std::size_t begin, std::size_t size, float* errors) {
+    const std::size_t k = weight_.cols;
+    float* w = &values_[row * k + begin];
+    const std::vector<float> before(options_.stale_groups ? std::vector<float>(w, w + size)
+                                                          : std::vector<float>());
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::size_t at = begin + i;
+      const std::size_t g = group_of(at);
+      if (!options_.static_groups && (at == 0 || group_of(at - 1) != g)) {
+        choose_dynamic_scale(row, at, before.data(), begin, size);
+      }
+      const ScaleChoice& choice = codes_.choice(row, g);
+      const std::uint8_t code = codes_.encode(w[i], choice);
+      codes_.codes[row * k + hessian_.order[at]] = code;
+      const float* u = &hessian_.factor[at * k + begin];
+      const float error = (w[i] - codes_.decode(code, choice)) / u[i];
+      errors[i] = error;
+      for (std::size_t j = i + 1; j < size; ++j) w[j] -= error * u[j];
+    }
+  }
+
+  MatrixView weight_;
+  const OrderedHessian& hessian_;
+  const GptqOptions& options_;
+  Executor& executor_;
+  const kernels::KernelTable& table_;
+  ScaleSearch search_;
+  RowCodes codes_;
+  std::vector<float> values_;  ///< rows x K in the order, updated as columns are rounded
+};
+
+/// What dynamic groups in activation order make of a layer: columns in that order, for which the
+/// order is then the natural one.
+OrderedHessian in_own_order(OrderedHessian hessian) {
+  std::vector<float> cost(hessian.cost);
+  std::vector<bool> dead(hessian.dead);
+  for (std::uint32_t i = 0; i < hessian.order.size(); ++i) {
+    cost[i] = hessian.cost[hessian.order[i]];
+    dead[i] = hessian.dead[hessian.order[i]];
+  }
+  hessian.cost = std::move(cost);
+  hessian.dead = std::move(dead);
+  for (std::uint32_t i = 0; i < hessian.order.size(); ++i) hessian.order[i] = i;
+  return hessian;
+}
+
+std::vector<float> permuted_columns(MatrixView weight, const std::vector<std::uint32_t>& order) {
+  std::vector<float> out(weight.rows * weight.cols);
+  for (std::size_t row = 0; row < weight.rows; ++row) {
+    for (std::size_t i = 0; i < weight.cols; ++i) {
+      out[row * weight.cols + i] = weight.at(row, order[i]);
+    }
+  }
+  return out;
+}
+
+double error_of(MatrixView weight, const RowCodes& codes, MatrixView moment, Executor& executor) {
+  std::vector<float> errors(weight.rows * weight.cols);
+  executor.parallel_for(weight.rows, [&](std::size_t row) {
+    for (std::size_t col = 0; col < weight.cols; ++col) {
+      errors[row * weight.cols + col] = weight.at(row, col) - codes.value(row, col);
+    }
+  });
+  return quadratic_form({errors.data(), weight.rows, weight.cols}, moment, executor);
+}
+
+class Quantizer {
+ public:
+  Quantizer(MatrixView weight, const AnyFormat& format, const Calibration& calibration,
+            Executor& executor, const GptqOptions& options)
+      : weight_(weight),
+        format_(format),
+        calibration_(calibration),
+        executor_(executor),
+        options_(options),
+        group_(format.info().group == 0 ? weight.cols : format.info().group) {
+    if (format.info().tensor_scale) {
+      float amax = 0;
+      for (std::size_t row = 0; row < weight.rows; ++row) {
+        for (std::size_t col = 0; col < weight.cols; ++col) {
+          amax = std::max(amax, std::fabs(weight.at(row, col)));
+        }
+      }
+      tensor_ = format.tensor_scale(amax);
+    }
+  }
+
+  GptqResult run() {
+    const std::size_t k = weight_.cols;
+    const std::vector<float> moment = calibration_.second_moment();
+    const Damping damping = options_.damping ? *options_.damping : best_damping();
+    OrderedHessian hessian = order({moment.data(), k, k}, damping);
+    GptqResult out{QuantizedMatrix(format_), {}, {}};
+    out.report.damping = hessian.damping;
+    out.report.damping_raised = hessian.damping_raised;
+    out.report.dead =
+        static_cast<std::size_t>(std::count(hessian.dead.begin(), hessian.dead.end(), true));
+
+    MatrixView weight = weight_;
+    std::vector<float> moment_in_order;
+    std::vector<float> weight_in_order;
+    MatrixView moment_view(moment.data(), k, k);
+    if (permuted()) {
+      out.permutation.source = hessian.order;
+      weight_in_order = permuted_columns(weight_, hessian.order);
+      weight = {weight_in_order.data(), weight_.rows, k};
+      moment_in_order.resize(k * k);
+      for (std::size_t i = 0; i < k; ++i) {
+        for (std::size_t j = 0; j < k; ++j) {
+          moment_in_order[i * k + j] = moment_view.at(hessian.order[i], hessian.order[j]);
+        }
+      }
+      moment_view = {moment_in_order.data(), k, k};
+      hessian = in_own_order(std::move(hessian));
+    }
+    const double whole = quadratic_form(weight, moment_view, executor_);
+    const auto relative = [&](const RowCodes& codes) {
+      const double error = error_of(weight, codes, moment_view, executor_);
+      return whole > 0 ? error / whole : 0;
+    };
+    RowCodes codes = Gptq(weight, format_, tensor_, hessian, options_, executor_).run();
+    out.report.rounded_error = relative(codes);
+    out.report.descended = refine(weight, hessian, codes);
+    out.report.error = relative(codes);
+    out.matrix = to_matrix(codes, executor_);
+    return out;
+  }
+
+  /// Of some dampings, the one whose result has the least error on tokens it has not seen, on a
+  /// few rows.
+  [[nodiscard]] DampingTrial try_dampings(std::span<const Damping> tried) const {
+    const std::size_t k = weight_.cols;
+    if (calibration_.held_out_tokens() == 0) return {};
+    const std::size_t rows = std::min(weight_.rows, kTrialRows);
+    std::vector<float> values;
+    for (std::size_t i = 0; i < rows; ++i) {
+      const float* row = weight_.row(i * weight_.rows / rows);
+      values.insert(values.end(), row, row + k);
+    }
+    const MatrixView some(values.data(), rows, k);
+    DampingTrial best;
+    best.error = std::numeric_limits<double>::infinity();
+    for (const Damping& damping : tried) {
+      OrderedHessian hessian = order(calibration_.fit_moment(), damping);
+      MatrixView weight = some;
+      std::vector<float> in_order;
+      const std::vector<std::uint32_t> permutation = hessian.order;
+      if (permuted()) {
+        in_order = permuted_columns(some, hessian.order);
+        weight = {in_order.data(), rows, k};
+        hessian = in_own_order(std::move(hessian));
+      }
+      RowCodes codes = Gptq(weight, format_, tensor_, hessian, options_, executor_).run();
+      refine(weight, hessian, codes);
+      std::vector<float> errors(rows * k);
+      for (std::size_t row = 0; row < rows; ++row) {
+        for (std::size_t i = 0; i < k; ++i) {
+          const std::size_t col = permuted() ? permutation[i] : i;
+          errors[row * k + col] = weight.at(row, i) - codes.value(row, i);
+        }
+      }
+      const double error =
+          quadratic_form({errors.data(), rows, k}, calibration_.held_out_moment(), executor_);
+      if (error < best.error) best = {damping, error};
+    }
+    const double whole = quadratic_form(some, calibration_.held_out_moment(), executor_);
+    best.error = whole > 0 ? best.error / whole : 0;
+    return best;
+  }
+
+ private:
+  [[nodiscard]] bool permuted() const {
+    return !options_.static_groups && options_.order == ColumnOrder::activation;
+  }
+  [[nodiscard]] OrderedHessian order(MatrixView moment, Damping damping) const {
+    return order_hessian(moment, damping, options_.order, group_, executor_, options_.tensor_name);
+  }
+
+  std::size_t refine(MatrixView weight, const OrderedHessian& hessian, RowCodes& codes) const {
+    std::size_t changed = descend_codes(weight, hessian, options_.descent_passes, codes, executor_);
+    for (int i = 0; i < options_.refits; ++i) {
+      refit_scales(weight, hessian, codes, executor_);
+      changed +=
+          descend_codes(weight, hessian, (options_.descent_passes + 1) / 2, codes, executor_);
+    }
+    return changed;
+  }
+
+  /// The damping whose result has the least error on tokens it has not seen.
+  [[nodiscard]] Damping best_damping() const {
+    constexpr Damping kTried[] = {
+        {Damping::Kind::mean, 0.01F},      {Damping::Kind::mean, 0.003F},
+        {Damping::Kind::diagonal, 0.001F}, {Damping::Kind::diagonal, 0.01F},
+        {Damping::Kind::diagonal, 0.03F},  {Damping::Kind::diagonal, 0.1F},
+        {Damping::Kind::diagonal, 0.3F},
+    };
+    return try_dampings(kTried).damping;
+  }
+
+  MatrixView weight_;
+  const AnyFormat& format_;
+  const Calibration& calibration_;
+  Executor& executor_;
+  const GptqOptions& options_;
+  std::size_t group_;
+  TensorScale tensor_;
+};
+
+void check(MatrixView weight, const Calibration& calibration, const GptqOptions& options) {
+  check_calibrated(weight, calibration, options.tensor_name);
+  if (options.damping && !(options.damping->amount >= 0 && options.damping->amount <= 1e6F)) {
+    throw Error(ErrorCode::bad_option, fmt::format("{}: damping {}, expected 0 to 1e6",
+                                                   options.tensor_name, options.damping->amount));
+  }
+  if (options.descent_passes < 0 || options.refits < 0 || options.descent_passes > 1000 ||
+      options.refits > 1000) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: {} descent passes and {} refits, expected 0 to 1000",
+                            options.tensor_name, options.descent_passes, options.refits));
+  }
+}
+
+}  // namespace
+
+GptqResult quantize_gptq(MatrixView weight, const AnyFormat& format, const Calibration& calibration,
+                         Executor& executor, const GptqOptions& options) {
+  check(weight, calibration, options);
+  return Quantizer(weight, format, calibration, executor, options).run();
+}
+
+DampingTrial try_dampings(MatrixView weight, const AnyFormat& format,
+                          const Calibration& calibration, Executor& executor,
+                          const GptqOptions& options, std::span<const Damping> tried) {
+  check(weight, calibration, options);
+  return Quantizer(weight, format, calibration, executor, options).try_dampings(tried);
+}
+
+double output_error(MatrixView a, MatrixView b, MatrixView moment, Executor& executor) {
+  std::vector<float> difference(a.rows * a.cols);
+  for (std::size_t row = 0; row < a.rows; ++row) {
+    for (std::size_t col = 0; col < a.cols; ++col) {
+      difference[row * a.cols + col] = a.at(row, col) - b.at(row, col);
+    }
+  }
+  return quadratic_form({difference.data(), a.rows, a.cols}, moment, executor);
+}
+
+}  // namespace nybble

@@ -1,0 +1,185 @@
+// A layer's way through the steps of a method.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "kernels/registry.h"
+#include "nybble/error.h"
+#include "nybble/quantize/method.h"
+#include "src/linalg/dense.h"
+#include "src/quantize/encode_row.h"
+#include "src/quantize/hessian.h"
+#include "src/quantize/row_codes.h"
+#include "src/transform/apply.h"
+
+namespace nybble {
+
+void LayerState::scale_channels(const std::vector<float>& scale) {
+  if (transforms.hadamard.block != 0 || !transforms.permutation.source.empty()) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: channels cannot be scaled after a rotation or a permutation, "
+                            "expected awq and smoothquant first",
+                            name));
+  }
+  Transforms step;
+  for (const float value : scale) step.channel_scale.scale.push_back(1 / value);
+  calibration = calibration.transformed(step, *executor);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t col = 0; col < cols; ++col) weight[row * cols + col] *= scale[col];
+  }
+  std::vector<float>& total = transforms.channel_scale.scale;
+  if (total.empty()) total.assign(cols, 1.0F);
+  for (std::size_t col = 0; col < cols; ++col) total[col] *= step.channel_scale.scale[col];
+}
+
+double LayerState::error_of(const QuantizedMatrix& matrix) const {
+  std::vector<float> decoded(rows * cols);
+  dequantize(matrix, {decoded.data(), rows, cols}, *executor);
+  if (!activations) {
+    for (std::size_t i = 0; i < decoded.size(); ++i) decoded[i] -= weight[i];
+    const bool held_out = calibration.held_out_tokens() != 0;
+    const MatrixView moment = held_out ? calibration.held_out_moment() : calibration.fit_moment();
+    const double whole = quadratic_form(view(), moment, *executor);
+    const double error = quadratic_form({decoded.data(), rows, cols}, moment, *executor);
+    return whole > 0 ? error / whole : 0;
+  }
+  const MatrixView x = calibration.samples();
+  std::vector<float> inputs(x.data, x.data + x.rows * cols);
+  const MutableMatrixView quantized_inputs(inputs.data(), x.rows, cols);
+  fake_quantize_rows(quantized_inputs, *activations, *executor);
+  std::vector<float> y(x.rows * rows);
+  const MutableMatrixView outputs(y.data(), x.rows, rows);
+  linalg::multiply_transposed(x, view(), outputs, linalg::Update::assign, *executor);
+  double whole = 0;
+  double error = 0;
+  for (const float value : y) whole += static_cast<double>(value) * static_cast<double>(value);
+  linalg::multiply_transposed(quantized_inputs, {decoded.data(), rows, cols}, outputs,
+                              linalg::Update::subtract, *executor);
+  for (const float value : y) error += static_cast<double>(value) * static_cast<double>(value);
+  return whole > 0 ? error / whole : 0;
+}
+
+double MethodStep::trial_error(const LayerState& state) const {
+  throw Error(ErrorCode::bad_option,
+              fmt::format("{}: '{}' does not round weights", state.name, spec()));
+}
+
+void fake_quantize_rows(MutableMatrixView x, const AnyFormat& format, Executor& executor) {
+  const kernels::KernelTable& table = *kernels::select().table;
+  executor.parallel_for(x.rows, [&](std::size_t row) {
+    float* values = x.row(row);
+    TensorScale tensor;
+    if (format.info().tensor_scale) {
+      float amax = 0;
+      for (std::size_t i = 0; i < x.cols; ++i) amax = std::max(amax, std::fabs(values[i]));
+      tensor = format.tensor_scale(amax);
+    }
+    RowCodes codes(format, 1, x.cols, tensor);
+    std::vector<GroupRange> ranges(codes.groups);
+    encode_row(table, format, values, x.cols, codes.group, tensor, {}, {ranges, codes.choices},
+               codes.codes.data());
+    for (std::size_t i = 0; i < x.cols; ++i) values[i] = codes.value(0, i);
+  });
+}
+
+QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const Method& method,
+                              const Calibration* calibration, Executor& executor,
+                              const LayerOptions& options) {
+  check_view(weight, options.name);
+  const auto begun = std::chrono::steady_clock::now();
+  if (calibration != nullptr) {
+    check_calibrated(weight, *calibration, options.name);
+  } else if (method.calibrated()) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: method '{}' needs calibration", options.name, method.spec()));
+  }
+  LayerState state{options.name,
+                   format,
+                   options.activations,
+                   &executor,
+                   weight.rows,
+                   weight.cols,
+                   {},
+                   calibration == nullptr ? Calibration(1) : *calibration,
+                   {},
+                   std::nullopt,
+                   {}};
+  for (std::size_t row = 0; row < weight.rows; ++row) {
+    state.weight.insert(state.weight.end(), weight.row(row), weight.row(row) + weight.cols);
+  }
+  for (const auto& step : method.steps()) step->run(state, *method.steps().back());
+  const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begun;
+  return {std::move(*state.quantized), std::move(state.transforms), std::move(state.decisions),
+          time.count()};
+}
+
+double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& layer,
+                      const std::optional<AnyFormat>& activations, Executor& executor) {
+  check_view(x, "inputs");
+  check_view(weight, "weight");
+  const std::size_t n = weight.rows;
+  const std::size_t k = weight.cols;
+  if (x.cols != k || layer.weight.rows != n || layer.weight.cols != k) {
+    throw Error(
+        ErrorCode::bad_shape,
+        fmt::format("inputs of {} columns, weights {} x {} and quantized weights {} x {} do "
+                    "not fit together",
+                    x.cols, n, k, layer.weight.rows, layer.weight.cols));
+  }
+  std::vector<float> decoded;
+  if (activations) {
+    decoded.resize(n * k);
+    dequantize(layer.weight, {decoded.data(), n, k}, executor);
+  } else {
+    decoded = effective_weight(layer, executor);
+    // The error's own product: no cancellation.
+    for (std::size_t row = 0; row < n; ++row) {
+      for (std::size_t i = 0; i < k; ++i) decoded[row * k + i] -= weight.at(row, i);
+    }
+  }
+  constexpr std::size_t kRows = 256;
+  double signal = 0;
+  double noise = 0;
+  for (std::size_t begin = 0; begin < x.rows; begin += kRows) {
+    const std::size_t m = std::min(kRows, x.rows - begin);
+    const MatrixView some(x.row(begin), m, k, x.stride);
+    std::vector<float> y(m * n);
+    const MutableMatrixView outputs(y.data(), m, n);
+    const auto sum_of_squares = [&] {
+      double sum = 0;
+      for (const float value : y) sum += static_cast<double>(value) * static_cast<double>(value);
+      return sum;
+    };
+    linalg::multiply_transposed(some, weight, outputs, linalg::Update::assign, executor);
+    signal += sum_of_squares();
+    if (activations) {
+      std::vector<float> inputs(m * k);
+      for (std::size_t row = 0; row < m; ++row) {
+        apply_input(layer.transforms, some.row(row), k, &inputs[row * k]);
+      }
+      fake_quantize_rows({inputs.data(), m, k}, *activations, executor);
+      linalg::multiply_transposed({inputs.data(), m, k}, {decoded.data(), n, k}, outputs,
+                                  linalg::Update::subtract, executor);
+    } else {
+      linalg::multiply_transposed(some, {decoded.data(), n, k}, outputs, linalg::Update::assign,
+                                  executor);
+    }
+    noise += sum_of_squares();
+  }
+  return 10 * std::log10(signal / noise);
+}
+
+std::vector<float> effective_weight(const QuantizedLayer& layer, Executor& executor) {
+  const std::size_t k = layer.weight.cols;
+  std::vector<float> out(layer.weight.rows * k);
+  dequantize(layer.weight, {out.data(), layer.weight.rows, k}, executor);
+  executor.parallel_for(layer.weight.rows, [&](std::size_t row) {
+    apply_input_transposed(layer.transforms, &out[row * k], k);
+  });
+  return out;
+}
+
+}  // namespace nybble

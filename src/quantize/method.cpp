@@ -1,0 +1,52 @@
+#include "nybble/quantize/method.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "nybble/error.h"
+
+namespace nybble {
+
+Method::Method(std::string_view spec) {
+  for (std::string_view rest = spec;;) {
+    const std::size_t plus = rest.find('+');
+    SpecOptions options(rest.substr(0, plus), "method");
+    const std::vector<MethodFamily>& families = method_families();
+    const auto family = std::find_if(families.begin(), families.end(), [&](const MethodFamily& f) {
+      return f.name == options.name();
+    });
+    if (family == families.end()) {
+      std::vector<std::string> names;
+      for (const MethodFamily& f : families) names.push_back(f.name);
+      throw Error(ErrorCode::bad_option,
+                  fmt::format("method '{}': unknown step '{}', expected one of {}", spec,
+                              options.name(), fmt::join(names, ", ")));
+    }
+    steps_.push_back(family->make(options));
+    if (plus == std::string_view::npos) break;
+    rest = rest.substr(plus + 1);
+  }
+  for (std::size_t i = 0; i < steps_.size(); ++i) {
+    if (steps_[i]->rounds() == (i + 1 == steps_.size())) continue;
+    throw Error(ErrorCode::bad_option,
+                fmt::format("method '{}': '{}' {}", spec, steps_[i]->spec(),
+                            steps_[i]->rounds() ? "rounds and must come last"
+                                                : "does not round, expected rtn, clip, gptq or "
+                                                  "omniquant as the last step"));
+  }
+}
+
+std::string Method::spec() const {
+  std::vector<std::string> parts;
+  for (const auto& step : steps_) parts.push_back(step->spec());
+  return fmt::format("{}", fmt::join(parts, "+"));
+}
+
+bool Method::calibrated() const {
+  return std::any_of(steps_.begin(), steps_.end(),
+                     [](const auto& step) { return step->calibrated(); });
+}
+
+}  // namespace nybble

@@ -1,0 +1,317 @@
+// The registry of methods: what each one's options are and which function it calls.
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "nybble/error.h"
+#include "nybble/quantize/awq.h"
+#include "nybble/quantize/clip_search.h"
+#include "nybble/quantize/gptq.h"
+#include "nybble/quantize/method.h"
+#include "nybble/quantize/smoothquant.h"
+#include "src/quantize/gptq_trial.h"
+#include "src/quantize/rotation.h"
+
+namespace nybble {
+
+namespace {
+
+/// The awq step shows its options as "awq" alone where all are defaults, and so on.
+class NamedStep : public MethodStep {
+ public:
+  explicit NamedStep(std::string spec) : spec_(std::move(spec)) {}
+  [[nodiscard]] std::string spec() const final { return spec_; }
+
+ private:
+  std::string spec_;
+};
+
+class Rounding : public NamedStep {
+ public:
+  using NamedStep::NamedStep;
+  [[nodiscard]] bool rounds() const final { return true; }
+};
+
+class InputTransform : public NamedStep {
+ public:
+  using NamedStep::NamedStep;
+  [[nodiscard]] bool rounds() const final { return false; }
+};
+
+class RtnStep final : public Rounding {
+ public:
+  using Rounding::Rounding;
+  [[nodiscard]] bool calibrated() const override { return false; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    state.quantized = round(state);
+  }
+  [[nodiscard]] double trial_error(const LayerState& state) const override {
+    return state.error_of(round(state));
+  }
+
+ private:
+  static QuantizedMatrix round(const LayerState& state) {
+    return quantize_rtn(state.view(), state.format, *state.executor, {state.name});
+  }
+};
+
+class ClipStep final : public Rounding {
+ public:
+  ClipStep(std::string spec, ClipSearchOptions options, bool weighted)
+      : Rounding(std::move(spec)), options_(std::move(options)), weighted_(weighted) {}
+  [[nodiscard]] bool calibrated() const override { return weighted_; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    state.quantized = round(state);
+  }
+  [[nodiscard]] double trial_error(const LayerState& state) const override {
+    return state.error_of(round(state));
+  }
+
+ private:
+  [[nodiscard]] QuantizedMatrix round(const LayerState& state) const {
+    ClipSearchOptions options = options_;
+    options.tensor_name = state.name;
+    std::vector<float> importance;
+    if (weighted_) {
+      const std::vector<float> moment = state.calibration.second_moment();
+      for (std::size_t i = 0; i < state.cols; ++i) {
+        importance.push_back(moment[i * state.cols + i] /
+                             static_cast<float>(state.calibration.tokens()));
+      }
+      options.importance = importance;
+    }
+    return quantize_clip_search(state.view(), state.format, *state.executor, options);
+  }
+
+  ClipSearchOptions options_;
+  bool weighted_;
+};
+
+class GptqStep final : public Rounding {
+ public:
+  GptqStep(std::string spec, GptqOptions options)
+      : Rounding(std::move(spec)), options_(std::move(options)) {}
+  [[nodiscard]] bool calibrated() const override { return true; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    GptqOptions options = options_;
+    options.tensor_name = state.name;
+    GptqResult result =
+        quantize_gptq(state.view(), state.format, state.calibration, *state.executor, options);
+    if (!result.permutation.source.empty()) {
+      if (state.transforms.hadamard.block != 0) {
+        throw Error(ErrorCode::bad_option,
+                    fmt::format("{}: columns cannot be reordered after a rotation, expected "
+                                "gptq:static_groups=true or another order",
+                                state.name));
+      }
+      state.transforms.permutation = std::move(result.permutation);
+    }
+    state.quantized = std::move(result.matrix);
+    const GptqReport& report = result.report;
+    state.decisions.emplace_back(
+        "gptq damping",
+        fmt::format("{:g} of {}", report.damping.amount,
+                    report.damping.kind == Damping::Kind::mean ? "the mean" : "each channel"));
+    if (report.damping_raised != 0) {
+      state.decisions.emplace_back(
+          "gptq damping raised",
+          fmt::format("{} times, H was not positive definite", report.damping_raised));
+    }
+    if (report.dead != 0)
+      state.decisions.emplace_back("dead channels", std::to_string(report.dead));
+    state.decisions.emplace_back("gptq error", fmt::format("{:.5g}", report.rounded_error));
+    state.decisions.emplace_back("refined error", fmt::format("{:.5g}", report.error));
+  }
+  [[nodiscard]] double trial_error(const LayerState& state) const override {
+    if (state.calibration.held_out_tokens() == 0) {
+      return state.error_of(quantize_rtn(state.view(), state.format, *state.executor));
+    }
+    constexpr Damping kTried[] = {{Damping::Kind::mean, 0.01F}, {Damping::Kind::diagonal, 0.1F}};
+    GptqOptions options = options_;
+    options.tensor_name = state.name;
+    options.refits = std::min(options.refits, 1);
+    const std::span<const Damping> tried = options.damping
+                                               ? std::span<const Damping>(&*options.damping, 1)
+                                               : std::span<const Damping>(kTried);
+    return try_dampings(state.view(), state.format, state.calibration, *state.executor, options,
+                        tried)
+        .error;
+  }
+
+ private:
+  GptqOptions options_;
+};
+
+class AwqStep final : public InputTransform {
+ public:
+  AwqStep(std::string spec, AwqOptions options, bool always)
+      : InputTransform(std::move(spec)), options_(std::move(options)), always_(always) {}
+  [[nodiscard]] bool calibrated() const override { return true; }
+  void run(LayerState& state, const MethodStep& rounding) const override {
+    AwqOptions options = options_;
+    options.tensor_name = state.name;
+    const AwqResult found =
+        search_awq_scale(state.view(), state.format, state.calibration, *state.executor, options);
+    // Rounding that makes up for errors may need less of it, or none.
+    double power = 1;
+    if (!always_) {
+      double least = rounding.trial_error(state);
+      power = 0;
+      for (const double tried : {1.0, 0.75, 0.5, 0.25}) {
+        LayerState scaled = state;
+        scaled.scale_channels(raised(found.scale, tried));
+        const double error = rounding.trial_error(scaled);
+        if (error < least) {
+          least = error;
+          power = tried;
+        }
+      }
+    }
+    state.decisions.emplace_back(
+        "awq exponent", fmt::format("{:g} ({}), times {:g}", found.exponent,
+                                    found.form == AwqOptions::Form::duo ? "duo" : "plain", power));
+    if (power != 0) state.scale_channels(raised(found.scale, power));
+  }
+
+ private:
+  static std::vector<float> raised(const std::vector<float>& scale, double power) {
+    std::vector<float> out;
+    for (const float value : scale) out.push_back(std::pow(value, static_cast<float>(power)));
+    return out;
+  }
+
+  AwqOptions options_;
+  bool always_;
+};
+
+class SmoothQuantStep final : public InputTransform {
+ public:
+  SmoothQuantStep(std::string spec, SmoothQuantOptions options)
+      : InputTransform(std::move(spec)), options_(std::move(options)) {}
+  [[nodiscard]] bool calibrated() const override { return true; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    SmoothQuantOptions options = options_;
+    options.tensor_name = state.name;
+    options.activations = state.activations;
+    const SmoothQuantResult found = search_smoothquant_scale(
+        state.view(), state.format, state.calibration, *state.executor, options);
+    state.decisions.emplace_back("smoothquant alpha", fmt::format("{:g}", found.alpha));
+    state.scale_channels(found.scale);
+  }
+
+ private:
+  SmoothQuantOptions options_;
+};
+
+class HadamardStep final : public InputTransform {
+ public:
+  HadamardStep(std::string spec, std::size_t block, std::uint64_t seed)
+      : InputTransform(std::move(spec)), block_(block), seed_(seed) {}
+  [[nodiscard]] bool calibrated() const override { return false; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    rotate(state, block_, seed_);
+    state.decisions.emplace_back("hadamard block", std::to_string(state.transforms.hadamard.block));
+  }
+
+ private:
+  std::size_t block_;
+  std::uint64_t seed_;
+};
+
+std::unique_ptr<MethodStep> make_rtn(SpecOptions& options) {
+  options.finish();
+  return std::make_unique<RtnStep>(options.canonical());
+}
+
+std::unique_ptr<MethodStep> make_clip(SpecOptions& options) {
+  ClipSearchOptions clip;
+  clip.grid = options.integer("grid", clip.grid, 2, 10000);
+  clip.smallest = static_cast<float>(options.number("smallest", 0.2, 0.001, 0.999));
+  const bool weighted = options.flag("weighted", true);
+  options.finish();
+  return std::make_unique<ClipStep>(options.canonical(), clip, weighted);
+}
+
+std::unique_ptr<MethodStep> make_gptq(SpecOptions& options) {
+  GptqOptions gptq;
+  const std::string order = options.choice("order", {"activation", "group_aware", "natural"});
+  gptq.order = order == "natural"       ? ColumnOrder::natural
+               : order == "group_aware" ? ColumnOrder::group_aware
+                                        : ColumnOrder::activation;
+  if (!options.flag("act_order", true)) gptq.order = ColumnOrder::natural;
+  gptq.static_groups = options.flag("static_groups", true);
+  gptq.stale_groups = options.flag("stale_groups", false);
+  gptq.zero_dead_channels = options.flag("zero_dead", false);
+  const std::string scales = options.choice("scales", {"search", "range"});
+  gptq.scales = scales == "range" ? ScaleChooser::range : ScaleChooser::search;
+  const std::string kind = options.choice("damp_of", {"mean", "diagonal"});
+  if (const std::optional<double> amount = options.number_or_auto("damp", 0, 1000)) {
+    gptq.damping = Damping{kind == "mean" ? Damping::Kind::mean : Damping::Kind::diagonal,
+                           static_cast<float>(*amount)};
+  }
+  const std::string refine = options.choice("refine", {"full", "cd", "none"});
+  if (refine != "full") gptq.refits = 0;
+  if (refine == "none") gptq.descent_passes = 0;
+  options.finish();
+  return std::make_unique<GptqStep>(options.canonical(), gptq);
+}
+
+std::unique_ptr<MethodStep> make_awq(SpecOptions& options) {
+  AwqOptions awq;
+  const std::string form = options.choice("form", {"best", "plain", "duo"});
+  awq.form = form == "plain" ? AwqOptions::Form::plain
+             : form == "duo" ? AwqOptions::Form::duo
+                             : AwqOptions::Form::best;
+  awq.grid = options.integer("grid", awq.grid, 1, 1000);
+  awq.refine = options.flag("refine", true);
+  awq.search_scales = options.choice("scales", {"search", "range"}) == "search";
+  awq.rows = static_cast<std::size_t>(options.integer("rows", 512, 0, 1 << 24));
+  const bool always = options.flag("always", false);
+  options.finish();
+  return std::make_unique<AwqStep>(options.canonical(), awq, always);
+}
+
+std::unique_ptr<MethodStep> make_smoothquant(SpecOptions& options) {
+  SmoothQuantOptions smooth;
+  smooth.alpha = options.number_or_auto("alpha", 0, 1);
+  options.finish();
+  return std::make_unique<SmoothQuantStep>(options.canonical(), smooth);
+}
+
+std::unique_ptr<MethodStep> make_hadamard(SpecOptions& options) {
+  const auto block =
+      static_cast<std::size_t>(options.number_or_auto("block", 2, 65536).value_or(0));
+  const int seed = options.integer("seed", 1, 0, 1 << 30);
+  options.finish();
+  return std::make_unique<HadamardStep>(options.canonical(), block,
+                                        static_cast<std::uint64_t>(seed));
+}
+
+}  // namespace
+
+const std::vector<MethodFamily>& method_families() {
+  static const std::vector<MethodFamily> families = {
+      {"rtn", "round to nearest, each format's own scales", "none", make_rtn},
+      {"clip", "clip search: the scale of each group with the least squared error",
+       "grid=2..10000, smallest=0.001..0.999, weighted=true|false (by the mean of x^2)", make_clip},
+      {"gptq", "GPTQ with searched scales, coordinate descent and refitted scales",
+       "order=activation|group_aware|natural, act_order=true|false, static_groups=true|false, "
+       "stale_groups=false|true, zero_dead=false|true, scales=search|range, damp=auto|0..1000, "
+       "damp_of=mean|diagonal, refine=full|cd|none",
+       make_gptq},
+      {"awq", "activation-aware channel scales; before a step that rounds",
+       "form=best|plain|duo, grid=1..1000, refine=true|false, scales=search|range, rows=0.. (0 = "
+       "all), always=false|true",
+       make_awq},
+      {"smoothquant", "range moved from activations to weights; before a step that rounds",
+       "alpha=auto|0..1", make_smoothquant},
+      {"hadamard", "randomized block Hadamard rotation; before a step that rounds",
+       "block=auto|2..65536, seed=0..", make_hadamard},
+  };
+  return families;
+}
+
+}  // namespace nybble

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "nybble/format/element.h"
+#include "nybble/format/scale.h"
+#include "nybble/tensor/quantized_matrix.h"
+
+namespace nybble {
+
+/// A matrix between the passes of a quantizer: one code a byte, scales as they were chosen.
+struct RowCodes {
+  RowCodes(const AnyFormat& matrix_format, std::size_t row_count, std::size_t col_count,
+           TensorScale tensor_scale)
+      : format(matrix_format),
+        rows(row_count),
+        cols(col_count),
+        group(matrix_format.info().group == 0 ? col_count : matrix_format.info().group),
+        groups((col_count + group - 1) / group),
+        tensor(tensor_scale),
+        codes(row_count * col_count),
+        choices(row_count * groups) {}
+
+  AnyFormat format;
+  std::size_t rows, cols, group, groups;
+  TensorScale tensor;
+  std::vector<std::uint8_t> codes;   ///< [rows][cols]
+  std::vector<ScaleChoice> choices;  ///< [rows][groups]
+  /// Double quantization (nest_scales): what QuantizedMatrix has under the same names.
+  std::vector<std::uint8_t> nested_codes;
+  std::vector<float> nested_scales;
+  float nested_offset = 0;
+
+  [[nodiscard]] ScaleChoice& choice(std::size_t row, std::size_t group_index) {
+    return choices[row * groups + group_index];
+  }
+  [[nodiscard]] const ScaleChoice& choice(std::size_t row, std::size_t group_index) const {
+    return choices[row * groups + group_index];
+  }
+  [[nodiscard]] std::uint8_t encode(float x, const ScaleChoice& choice) const {
+    return encode_value(format.encode_table(), choice, x);
+  }
+  /// What kernels make of a code (FormatInfo's one idea).
+  [[nodiscard]] float decode(std::uint8_t code, const ScaleChoice& choice) const {
+    const float level = format.encode_table().level[code];
+    const float by = level < 0 ? choice.scale.negative : choice.scale.positive;
+    return (level - choice.scale.zero) * (by * tensor.scale);
+  }
+  [[nodiscard]] float value(std::size_t row, std::size_t col) const {
+    return decode(codes[row * cols + col], choice(row, col / group));
+  }
+};
+
+/// A choice whose scale of one side (0 = of levels >= 0, or both; 1 = of negative ones) becomes the
+/// stored number nearest to `scale`.
+ScaleChoice with_scale(const ScaleChoice& choice, const FormatInfo& info, TensorScale tensor,
+                       bool reciprocal, std::size_t side, float scale);
+
+/// Double-quantized formats store other scales than were chosen: makes the choices those.
+void nest_scales(RowCodes& codes);
+
+/// Codes and scales in canonical form.
+QuantizedMatrix to_matrix(const RowCodes& codes, Executor& executor);
+
+/// Writes one row's codes (padded_cols bytes, the first cols of them used and the rest overwritten)
+/// into `out`; padding stands for zero.
+void store_codes(QuantizedMatrix& out, std::size_t row, const ScaleChoice& last_choice,
+                 std::uint8_t* codes);
+
+}  // namespace nybble
