@@ -20,7 +20,8 @@ inline constexpr char kAmxfp4Name[] = "amxfp4";
 /// negative one, which zeros use too, is 1 when nothing is negative and 0 when everything is
 /// positive. E5M2 reaches from 4.6e-5 to 344064 in group maxima: below, a sign flushes to zero,
 /// above, values clip. `tensor_range` adds a power-of-two tensor scale that moves any tensor's
-/// maximum to 2^13 .. 2^14 scales, for which 28 octaves of normal range remain below.
+/// maximum to 2^13 .. 2^14 scales, for which 28 octaves of normal range remain below (E4M3: to 2^7
+/// .. 2^8, and 14 octaves).
 struct SignSplitScale : PlainRule {
   ScaleType type = ScaleType::e5m2;
   ExponentRule rule = ExponentRule::floor;  ///< only for e8m0: floor = PoT, even = PoT-R
@@ -33,7 +34,8 @@ struct SignSplitScale : PlainRule {
     if (!tensor_range || amax == 0) return {};
     // At least the smallest normal number: the quotient may underflow, and 0 has no exponent.
     const float full = std::max(amax / peak, std::numeric_limits<float>::min());
-    const int exponent = std::clamp(std::ilogb(full) - 13, -126, 127);
+    const bool e4m3 = type == ScaleType::e4m3 || type == ScaleType::e4m3x480;
+    const int exponent = std::clamp(std::ilogb(full) - (e4m3 ? 7 : 13), -126, 127);
     return {std::ldexp(1.0F, exponent), amax};
   }
   [[nodiscard]] ScaleChoice choose(GroupRange range, TensorScale tensor, float peak) const {
