@@ -69,7 +69,7 @@ fi
 if [ -z "${NYBBLE_GOLDEN:-}" ] && [ -n "${NYBBLE_SHARED:-}" ]; then
   NYBBLE_GOLDEN=$root/build/golden
   mkdir -p "$NYBBLE_GOLDEN"
-  for name in formats; do
+  for name in formats quantizers; do
     archive=$NYBBLE_SHARED/golden/$name.tar.xz
     if [ -e "$archive" ] && [ ! -e "$NYBBLE_GOLDEN/.$name" ]; then
       say "unpacking $archive"

@@ -87,7 +87,11 @@ class Gptq {
       for (std::size_t g = 0; g < codes_.groups; ++g) {
         const std::size_t first = g * codes_.group;
         const std::size_t count = std::min(codes_.group, weight_.cols - first);
-        for (std::size_t j = 0; j < count; ++j) x[j] = source(row, first + j);
+        // The reference chooses a row's only scale before it zeroes dead channels.
+        for (std::size_t j = 0; j < count; ++j) {
+          x[j] =
+              codes_.format.info().group == 0 ? weight_.at(row, first + j) : source(row, first + j);
+        }
         codes_.choice(row, g) = choose(x.data(), &hessian_.cost[first], count);
       }
     });

@@ -364,5 +364,44 @@ TEST(Slots, RoundBf16) {
   });
 }
 
+/// Every element the same bits on every target: a chain of FMAs from 0, then one addition.
+TEST(Slots, DenseUpdate) {
+  on_every_target("dense_update", [](const kernels::KernelTable& table) {
+    for (const std::size_t rows : {1U, 5U, 6U, 7U, 13U}) {
+      for (const std::size_t depth : {1U, 31U, 300U}) {
+        for (const std::size_t cols : {1U, 15U, 16U, 33U, 64U}) {
+          SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(depth) + " x " +
+                       std::to_string(cols));
+          const std::size_t a_stride = depth + 3;
+          const std::size_t c_stride = cols + 5;
+          std::vector<float> a = normal_values(rows * a_stride, rows + depth);
+          const std::vector<float> b = normal_values(depth * kernels::kDenseCols, cols + depth);
+          if (depth > 20) a[20] = kInf;  // stays in its row
+          for (const bool subtract : {false, true}) {
+            const std::vector<float> before = normal_values(rows * c_stride, 7);
+            std::vector<float> c = before;
+            table.dense_update(
+                {a.data(), a_stride, b.data(), c.data(), c_stride, rows, depth, cols, subtract});
+            for (std::size_t i = 0; i < rows; ++i) {
+              for (std::size_t j = 0; j < c_stride; ++j) {
+                float sum = 0;
+                for (std::size_t k = 0; k < depth && j < cols; ++k) {
+                  sum = std::fma(a[i * a_stride + k], b[k * kernels::kDenseCols + j], sum);
+                }
+                const std::size_t at = i * c_stride + j;
+                const float expected = j >= cols  ? before[at]
+                                       : subtract ? before[at] - sum
+                                                  : before[at] + sum;
+                const bool same = std::isnan(expected) ? std::isnan(c[at]) : c[at] == expected;
+                ASSERT_TRUE(same) << i << " " << j << ": " << c[at] << ", expected " << expected;
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace nybble::test
