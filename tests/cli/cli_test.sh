@@ -3,79 +3,14 @@
 # The nybble program from outside: exit codes, messages, JSON keys, and casts whose results are
 # known by hand, on arrays made with printf.
 set -u
-nybble=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+program=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 unset NYBBLE_TARGET
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-failures=0
+prefix='nybble: '
+. "$(dirname "$0")/../support/cli_helpers.sh"
 
-fail() {
-  echo "FAIL: $*"
-  failures=$((failures + 1))
-}
-
-# npy PATH DESCR SHAPE DATA: what numpy.save would write; DATA is for printf.
-npy() {
-  {
-    printf '\223NUMPY\001\000\166\000%-117s\n' \
-      "{'descr': '$2', 'fortran_order': False, 'shape': $3, }"
-    printf "$4"
-  } >"$1"
-}
 # data PATH BYTES: the last BYTES of a file, in decimal, separated by single spaces.
 data() {
   tail -c "$2" "$1" | od -An -v -tu1 | tr -s ' \n' '  ' | sed 's/^ //; s/ $//'
-}
-
-# expect_exit CODE PATTERN ARGUMENTS...: that exit code, nothing on stdout, and one line on stderr
-# that starts with "nybble: " and matches PATTERN.
-expect_exit() {
-  code=$1
-  pattern=$2
-  shift 2
-  "$nybble" "$@" >"$scratch/out" 2>"$scratch/err"
-  got=$?
-  if [ "$got" -ne "$code" ]; then
-    fail "exit code $got, expected $code: $*"
-  elif [ "$(wc -l <"$scratch/err")" -ne 1 ] || ! grep -q "^nybble: .*$pattern" "$scratch/err"; then
-    fail "stderr, expected one line with '$pattern': $*"
-    cat "$scratch/err"
-  elif [ -s "$scratch/out" ]; then
-    fail "output on stdout in spite of an error: $*"
-  else
-    echo "ok: $(cat "$scratch/err")"
-  fi
-}
-
-# expect_output PATTERN... -- ARGUMENTS...: success, one line on stdout, each PATTERN in it.
-expect_output() {
-  patterns=$scratch/patterns
-  failures_before=$failures
-  : >"$patterns"
-  while [ "$1" != -- ]; do
-    printf '%s\n' "$1" >>"$patterns"
-    shift
-  done
-  shift
-  if ! "$nybble" "$@" >"$scratch/out" 2>"$scratch/err"; then
-    fail "exit code, expected 0: $* ($(cat "$scratch/err"))"
-    return
-  fi
-  [ "$(wc -l <"$scratch/out")" -eq 1 ] || fail "expected one line on stdout: $*"
-  [ -s "$scratch/err" ] && fail "stderr, expected nothing: $*"
-  while IFS= read -r pattern; do
-    grep -q -F -e "$pattern" "$scratch/out" || fail "no '$pattern' in $(cat "$scratch/out"): $*"
-  done <"$patterns"
-  if command -v python3 >/dev/null 2>&1; then
-    python3 -c 'import json, sys; json.load(sys.stdin)' <"$scratch/out" ||
-      fail "not JSON: $*"
-  fi
-  [ "$failures" -ne "$failures_before" ] || echo "ok: $*"
-}
-
-# expect_same WHAT GOT EXPECTED
-expect_same() {
-  if [ "$2" = "$3" ]; then echo "ok: $1"; else fail "$1: '$2', expected '$3'"; fi
 }
 
 zero='\000\000\000\000'
@@ -177,7 +112,7 @@ expect_output '"cpu":' '"targets":[{"name":"scalar"' '"supported":true' '"huge_p
   '"threads":' '"compiler":' '"reason":"best supported"' -- cpu --json
 expect_output '"name":"amxfp4"' '"bits_per_element":4.25' '"layout":"sign_split"' -- formats --json
 expect_output '"name":"gemm_a8_symmetric_scalar"' '"slot":' -- kernels --json
-"$nybble" formats --markdown | grep -q '^| `mxfp4` |.*| 4.25 | 32 | e8m0 | symmetric |' ||
+"$program" formats --markdown | grep -q '^| `mxfp4` |.*| 4.25 | 32 | e8m0 | symmetric |' ||
   fail 'formats --markdown'
 for path in a8 a16 a32 a4; do
   expect_output '"kernel":"gemm_a' '"seconds":' '"gflops":' '"weight_gbps":' '"roofline_share":' \
@@ -197,7 +132,7 @@ expect_same 'order of lists' \
   "$(tr ',' '\n' <"$scratch/out" | sed -n 's/^"m":/m/p; s/^"format":"\([a-z0-9]*\).*/\1/p
      s/^"path":"\(.*\)"/\1/p' | tr '\n' ' ')" \
   'm1 int4 a8 m3 int4 a8 m1 int4 a4 m3 int4 a4 m1 mxfp4 a8 m3 mxfp4 a8 m1 mxfp4 a4 m3 mxfp4 a4 '
-"$nybble" bench --n 64 --k 64 --m 1,2 --format int4 nf4 --threads 1 --hot --seconds 0 >out.txt ||
+"$program" bench --n 64 --k 64 --m 1,2 --format int4 nf4 --threads 1 --hot --seconds 0 >out.txt ||
   fail 'bench of lists'
 expect_same 'rows of the table' "$(sed -n 's/^\([a-z0-9]*\)  *a8  *\([12]\) .*%.*/\1 \2/p' out.txt |
   tr '\n' ' ')" 'int4 1 int4 2 nf4 1 nf4 2 '
@@ -211,8 +146,4 @@ if [ -e /sys/devices/system/cpu/cpu0/cache/index3 ]; then
   expect_output '"name":"read_L2"' '"name":"read_L3"' -- limits --threads 1 --json
 fi
 
-if [ "$failures" -ne 0 ]; then
-  echo "$failures failed"
-  exit 1
-fi
-echo "all passed"
+finish

@@ -3,50 +3,25 @@
 # The example engine against reference perplexities (computed with numpy) and its exit codes.
 # NYBBLE_SHARED is the folder that holds models/; without it the test is skipped (77).
 set -u
-llama=$1
+program=$1
 if [ -z "${NYBBLE_SHARED:-}" ]; then
   echo "skipped: NYBBLE_SHARED is not set (folder with models/mini, booklm and stories260k)"
   exit 77
 fi
 models=$NYBBLE_SHARED/models
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-failures=0
-
-fail() {
-  echo "FAIL: $*"
-  failures=$((failures + 1))
-}
+prefix='llama: '
+. "$(dirname "$0")/../support/cli_helpers.sh"
 
 # expect_perplexity EXPECTED ARGUMENTS...: within 0.1 %
 expect_perplexity() {
   expected=$1
   shift
-  got=$("$llama" perplexity "$@" | awk '$1 == "perplexity" { print $2 }')
+  got=$("$program" perplexity "$@" | awk '$1 == "perplexity" { print $2 }')
   if awk -v got="$got" -v expected="$expected" \
       'BEGIN { d = got / expected - 1; exit !(d * d < 1e-6) }'; then
     echo "ok: $got ($expected)"
   else
     fail "perplexity '$got', expected $expected: $*"
-  fi
-}
-
-# expect_exit CODE PATTERN ARGUMENTS...: that exit code and one line on stderr with PATTERN in it
-expect_exit() {
-  code=$1
-  pattern=$2
-  shift 2
-  "$llama" "$@" >"$scratch/out" 2>"$scratch/err"
-  got=$?
-  if [ "$got" -ne "$code" ]; then
-    fail "exit code $got, expected $code: $*"
-  elif [ "$(wc -l <"$scratch/err")" -ne 1 ] || ! grep -q -e "$pattern" "$scratch/err"; then
-    fail "stderr, expected one line with '$pattern': $*"
-    cat "$scratch/err"
-  elif [ -s "$scratch/out" ]; then
-    fail "output on stdout in spite of an error: $*"
-  else
-    echo "ok: $(cat "$scratch/err")"
   fi
 }
 
@@ -74,7 +49,7 @@ expect_perplexity 3.8357 --model "$models/mini" --text "$mini_text" --kv amxfp4
 # What the cache remembers is what reading the text anew would give: continuing a text greedily and
 # starting from a longer piece of it meet.
 generate() {
-  "$llama" generate --model "$models/mini" --temperature 0 --prompt "$1" --tokens "$2" 2>/dev/null
+  "$program" generate --model "$models/mini" --temperature 0 --prompt "$1" --tokens "$2" 2>/dev/null
 }
 whole=$(generate "The man " 60)
 middle=$(printf '%s' "$whole" | cut -c1-31)x
@@ -109,8 +84,4 @@ expect_exit 3 'no tensor model.layers.4' generate --model "$scratch/model"
 edited_model 's/"tie_word_embeddings": true/"tie_word_embeddings": false/'
 expect_exit 3 'no tensor lm_head.weight' generate --model "$scratch/model"
 
-if [ "$failures" -ne 0 ]; then
-  echo "$failures failed"
-  exit 1
-fi
-echo "all passed"
+finish
