@@ -2,10 +2,8 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
-#include <filesystem>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,7 +13,6 @@
 #include "nybble/error.h"
 #include "nybble/executor.h"
 #include "nybble/format/registry.h"
-#include "nybble/io/atomic_file.h"
 #include "nybble/io/npy.h"
 #include "nybble/metrics.h"
 #include "nybble/quantize/rtn.h"
@@ -51,16 +48,7 @@ void check_outputs(const Options& options, const FormatInfo& info) {
                             "(e8m0, e4m3, e4m3x480, e5m2, or double=true)",
                             info.spec, scale_type_name(info.scale_type)));
   }
-  std::set<std::string> targets;
-  for (const std::string& path :
-       {options.out, options.codes, options.scales, options.scale_bytes, options.zeros}) {
-    if (path.empty()) continue;
-    if (!targets.insert(std::filesystem::weakly_canonical(path).string()).second) {
-      throw Error(ErrorCode::bad_option, fmt::format("{}: named for two outputs", path));
-    }
-    // Opened and given up: a place that cannot be written fails now, with nothing written yet.
-    const AtomicFile probe(path);
-  }
+  check_writable({options.out, options.codes, options.scales, options.scale_bytes, options.zeros});
 }
 
 Input read_input(const std::string& path) {

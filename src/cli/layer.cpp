@@ -9,7 +9,7 @@
 
 #include "commands.h"
 #include "layer_problem.h"
-#include "nybble/io/atomic_file.h"
+#include "nybble/error.h"
 #include "nybble/io/npy.h"
 #include "output.h"
 
@@ -79,14 +79,13 @@ void print_json(const Options& options, const LayerProblem& problem, const Quant
 void run(const Options& options) {
   const AnyFormat format = parse_format(options.format);
   const Method method(options.method);
-  std::optional<AnyFormat> activations;
-  if (!options.activations.empty()) activations = parse_format(options.activations);
-  if (method.calibrated() && options.calibration.empty()) {
+  const std::optional<AnyFormat> activations = parse_activations(options.activations);
+  check_calibration(method, options.calibration);
+  if (activations && options.calibration.empty() && options.test.empty()) {
     throw Error(ErrorCode::bad_option,
-                fmt::format("--method {}: needs --calibration X.npy", method.spec()));
+                "--activations: no inputs, expected --calibration X.npy or --test T.npy");
   }
-  // Opened and given up: a place that cannot be written fails before the work.
-  if (!options.out.empty()) const AtomicFile probe(options.out);
+  check_writable({options.out});
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
   const LayerProblem problem =
       read_problem(options.weights, options.calibration, options.test, *executor);

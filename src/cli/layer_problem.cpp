@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <limits>
 
 #include "nybble/error.h"
 #include "nybble/io/npy.h"
@@ -18,11 +19,36 @@ Matrix read_matrix(const std::string& path) {
                   fmt::format("{}: shape [{}], expected two axes and no empty one", path,
                               fmt::join(array.shape, ", ")));
     }
-    return {array.shape[0], array.shape[1], array.as_f32()};
+    Matrix out{array.shape[0], array.shape[1], array.as_f32()};
+    for (std::size_t i = 0; i < out.values.size(); ++i) {
+      if (std::isfinite(out.values[i])) continue;
+      throw Error(ErrorCode::bad_value,
+                  fmt::format("{}: {} at [{}, {}], expected finite values", path, out.values[i],
+                              i / out.cols, i % out.cols));
+    }
+    return out;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::unsupported) throw;
     throw Error(ErrorCode::bad_file, fmt::format("{}: {}", path, error.what()));
   }
+}
+
+std::optional<AnyFormat> parse_activations(const std::string& spec) {
+  if (spec.empty()) return std::nullopt;
+  AnyFormat format = parse_format(spec);
+  if (format.info().double_quantized) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("--activations {}: rows come one by one, expected a format without "
+                            "double quantization",
+                            spec));
+  }
+  return format;
+}
+
+void check_calibration(const Method& method, const std::string& calibration) {
+  if (!method.calibrated() || !calibration.empty()) return;
+  throw Error(ErrorCode::bad_option,
+              fmt::format("--method {}: needs --calibration X.npy", method.spec()));
 }
 
 LayerProblem read_problem(const std::string& weight, const std::string& calibration,
@@ -59,7 +85,8 @@ LayerScore score(const LayerProblem& problem, const QuantizedLayer& layer,
     signal += value * value;
     noise += error * error;
   }
-  out.weight_sqnr_db = 10 * std::log10(signal / noise);
+  out.weight_sqnr_db =
+      noise == 0 ? std::numeric_limits<double>::infinity() : 10 * std::log10(signal / noise);
   const auto sqnr = [&](const std::optional<Matrix>& inputs) {
     std::optional<double> db;
     if (inputs) {

@@ -19,8 +19,14 @@ struct Matrix {
   [[nodiscard]] MatrixView view() const { return {values.data(), rows, cols}; }
 };
 
-/// Throws io, bad_file, bad_shape naming the path.
+/// Throws io, bad_file, bad_shape and, for Inf or NaN, bad_value, naming the path.
 Matrix read_matrix(const std::string& path);
+
+/// What `--activations` names; empty: nothing. Throws bad_option, also for what no kernel computes.
+std::optional<AnyFormat> parse_activations(const std::string& spec);
+
+/// Throws bad_option if `method` needs calibration and there is none (an empty name).
+void check_calibration(const Method& method, const std::string& calibration);
 
 struct LayerProblem {
   Matrix weight;
@@ -35,7 +41,7 @@ LayerProblem read_problem(const std::string& weight, const std::string& calibrat
 
 struct LayerScore {
   double bits_per_weight = 0;
-  double weight_sqnr_db = 0;  ///< of the effective weights
+  double weight_sqnr_db = 0;  ///< of the effective weights; Inf for no error
   std::optional<double> sqnr_calibration_db, sqnr_test_db;
   double seconds = 0;
 };

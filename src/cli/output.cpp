@@ -3,6 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "nybble/error.h"
+#include "nybble/io/atomic_file.h"
 
 namespace nybble::cli {
 
@@ -18,6 +23,18 @@ void add_threads_option(CLI::App& command, std::size_t& threads) {
   constexpr std::size_t kMostThreads = 1024;
   command.add_option("--threads", threads, "Threads (default: the CPUs this process may use)")
       ->check(CLI::Range(std::size_t{0}, kMostThreads));
+}
+
+void check_writable(const std::vector<std::string>& paths) {
+  std::set<std::string> targets;
+  for (const std::string& path : paths) {
+    if (path.empty()) continue;
+    if (!targets.insert(std::filesystem::weakly_canonical(path).string()).second) {
+      throw Error(ErrorCode::bad_option, fmt::format("{}: named for two outputs", path));
+    }
+    // Opened and given up: a place that cannot be written fails now, with nothing written yet.
+    const AtomicFile probe(path);
+  }
 }
 
 const char* layout_name(ScaleLayout layout) {

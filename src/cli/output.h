@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "nybble/format/format.h"
 
@@ -20,6 +21,10 @@ void print_json(const Json& json);
 void add_json_option(CLI::App& command, bool& json);
 /// `--threads`, 0 = the CPUs this process may use.
 void add_threads_option(CLI::App& command, std::size_t& threads);
+
+/// Before the work starts: can these files be written (empty names: none), and is each another one?
+/// Nothing is left behind. Throws io, bad_option.
+void check_writable(const std::vector<std::string>& paths);
 
 /// "symmetric", "zero_point" or "sign_split".
 const char* layout_name(ScaleLayout layout);
