@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   app.footer("Exit codes: 0 done, 1 internal error, 2 bad usage, 3 bad input.");
   nybble::cli::add_cast_command(app);
   nybble::cli::add_layer_command(app);
+  nybble::cli::add_sweep_command(app);
   nybble::cli::add_formats_command(app);
   nybble::cli::add_cpu_command(app);
   nybble::cli::add_kernels_command(app);
