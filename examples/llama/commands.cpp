@@ -13,6 +13,38 @@
 #include "text.h"
 
 namespace llama {
+namespace {
+
+/// The checkpoint as it is, or quantized in memory, ready to run.
+Model make_model(const std::shared_ptr<const Weights>& weights, const LoadOptions& options,
+                 std::size_t window, Executor& executor) {
+  ModelSettings settings = options.settings;
+  if (!weights->quantized) {
+    if (!options.quantize) {
+      if (settings.linear.activations) {
+        throw nybble::Error(nybble::ErrorCode::bad_option,
+                            "--activations needs --format or a quantized checkpoint");
+      }
+      return {weights, nullptr, std::move(settings), executor};
+    }
+    const std::optional<Windows> windows = load_calibration(
+        options.calibration, window, weights->config, [&] { return weights; }, executor);
+    auto quantized = quantize_weights(*weights, *options.quantize, settings,
+                                      windows ? &*windows : nullptr, executor);
+    return {weights, std::move(quantized), std::move(settings), executor};
+  }
+  if (options.quantize) {
+    throw nybble::Error(nybble::ErrorCode::bad_option,
+                        fmt::format("--format: {} is quantized already", options.model.string()));
+  }
+  if (!options.path_given) {
+    settings.linear.path = weights->quantized->path;
+    settings.linear.activations = weights->quantized->activations;
+  }
+  return {weights, weights->quantized, std::move(settings), executor};
+}
+
+}  // namespace
 
 Windows load_windows(const TextOptions& options, const Config& config) {
   if (options.tokens_file.empty() == options.text_file.empty()) {
@@ -23,8 +55,11 @@ Windows load_windows(const TextOptions& options, const Config& config) {
   return cut_windows(std::move(tokens), options.window, options.max_tokens);
 }
 
-void run_perplexity(const Model& model, const PerplexityOptions& options, Executor& executor) {
-  const Windows windows = load_windows(options.text, model.config());
+void run_perplexity(const LoadOptions& load, const PerplexityOptions& options, Executor& executor) {
+  if (load.quantize) check_calibration(load.calibration, *load.quantize->method);
+  const std::shared_ptr<const Weights> weights = load_weights(load.model);
+  const Windows windows = load_windows(options.text, weights->config);
+  const Model model = make_model(weights, load, windows.size, executor);
   Session session(model, windows.size, executor);
   Score score;
   Progress progress("scoring", windows.count());
@@ -33,18 +68,17 @@ void run_perplexity(const Model& model, const PerplexityOptions& options, Execut
     progress.advance();
   }
   if (options.json) {
-    const nlohmann::ordered_json json = {{"format", model.format_name()},
-                                         {"path", model.path_name()},
-                                         {"bits_per_weight", model.bits_per_weight()},
-                                         {"perplexity", score.perplexity()},
-                                         {"nats_per_token", score.nats_per_token()},
-                                         {"tokens", score.predicted},
-                                         {"tokens_per_second", score.tokens_per_second()},
-                                         {"kernel", model.kernels()}};
+    const nlohmann::ordered_json json = {
+        {"format", model.format_name()},    {"method", model.method_name()},
+        {"path", model.path_name()},        {"bits_per_weight", model.bits_per_weight()},
+        {"perplexity", score.perplexity()}, {"nats_per_token", score.nats_per_token()},
+        {"tokens", score.predicted},        {"tokens_per_second", score.tokens_per_second()},
+        {"kernel", model.kernels()}};
     fmt::print("{}\n", json.dump(2));
     return;
   }
   fmt::print("format            {}\n", model.format_name());
+  fmt::print("method            {}\n", model.method_name());
   fmt::print("path              {}\n", model.path_name());
   fmt::print("bits per weight   {:.3f}\n", model.bits_per_weight());
   fmt::print("perplexity        {:.5f}\n", score.perplexity());
@@ -54,7 +88,8 @@ void run_perplexity(const Model& model, const PerplexityOptions& options, Execut
   fmt::print("kernel            {}\n", model.kernels());
 }
 
-void run_generate(const Model& model, const GenerateOptions& options, Executor& executor) {
+void run_generate(const LoadOptions& load, const GenerateOptions& options, Executor& executor) {
+  const Model model = make_model(load_weights(load.model), load, 0, executor);
   const std::vector<Token> prompt = parse_prompt(options.prompt, model.config());
   Session session(model, prompt.size() + options.tokens, executor);
   Random random(options.seed);

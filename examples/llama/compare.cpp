@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <string_view>
 #include <utility>
 
 #include "commands.h"
 #include "nybble/error.h"
-#include "nybble/format/registry.h"
 #include "progress.h"
+#include "rows.h"
 #include "sampler.h"
 #include "table.h"
 
@@ -19,35 +18,6 @@ namespace {
 using nybble::Error;
 using nybble::ErrorCode;
 
-/// "int4/a8,amxfp4:scale=e8m0,search=mse/a16" is two rows: a comma ends one only behind its path.
-std::vector<std::string> split_rows(std::string_view text) {
-  std::vector<std::string> rows;
-  std::size_t begin = 0;
-  for (std::size_t i = 0; i <= text.size(); ++i) {
-    if (i < text.size() && text[i] != ',') continue;
-    const std::string_view row = text.substr(begin, i - begin);
-    if (i < text.size() && row.find('/') == row.npos) continue;
-    rows.emplace_back(row);
-    begin = i + 1;
-  }
-  return rows;
-}
-
-ModelSettings parse_row(const std::string& row, const ModelSettings& common) {
-  const std::size_t slash = row.find('/');
-  if (slash == row.npos) {
-    throw Error(ErrorCode::bad_option,
-                fmt::format("--rows: \"{}\", expected format/path, such as int4/a8", row));
-  }
-  ModelSettings settings = common;
-  settings.linear.format = nybble::parse_format(row.substr(0, slash));
-  settings.linear.options.path = nybble::parse_path(row.substr(slash + 1));
-  if (settings.linear.options.path != nybble::Path::a4) {
-    settings.linear.options.activations.reset();
-  }
-  return settings;
-}
-
 /// One line of the table.
 struct Entry {
   Model model;
@@ -55,9 +25,9 @@ struct Entry {
   Score score;
   double decode_speed = 0;
 
-  Entry(std::shared_ptr<const Weights> weights, ModelSettings settings, std::size_t window,
-        Executor& executor)
-      : model(std::move(weights), std::move(settings), executor),
+  Entry(std::shared_ptr<const Weights> weights, std::shared_ptr<const QuantizedWeights> quantized,
+        ModelSettings settings, std::size_t window, Executor& executor)
+      : model(std::move(weights), std::move(quantized), std::move(settings), executor),
         session(model, window, executor) {}
 };
 
@@ -96,11 +66,14 @@ void print_json(const Entries& entries) {
   for (const auto& entry : entries) {
     const Score& score = entry->score;
     json.push_back({{"format", entry->model.format_name()},
+                    {"method", entry->model.method_name()},
                     {"path", entry->model.path_name()},
                     {"bits_per_weight", entry->model.bits_per_weight()},
                     {"perplexity", score.perplexity()},
+                    {"delta", score.perplexity() / entries[0]->score.perplexity() - 1},
                     {"kl_divergence", score.divergence_per_token()},
                     {"tokens", score.predicted},
+                    {"quantize_seconds", entry->model.quantize_seconds()},
                     {"prefill_tokens_per_second", score.best_speed},
                     {"decode_tokens_per_second", entry->decode_speed},
                     {"kernel", entry->model.kernels()}});
@@ -109,17 +82,29 @@ void print_json(const Entries& entries) {
 }
 
 void print_table(const Entries& entries, const CompareOptions& options, const Windows& windows) {
-  Table table({"format", "path", "bits/weight", "perplexity", "KL nats/token", "prefill tok/s",
-               "decode tok/s", "kernel"},
-              2);
+  // The method, the change and the time only where some row is more than round to nearest.
+  const bool methods = std::any_of(entries.begin() + 1, entries.end(), [](const auto& entry) {
+    return entry->model.method_name() != "rtn";
+  });
+  const auto cells = [&](std::vector<std::string> all) {
+    if (methods) return all;
+    return std::vector<std::string>{all[0], all[2], all[3], all[4],
+                                    all[6], all[8], all[9], all[10]};
+  };
+  Table table(cells({"format", "method", "path", "bits/weight", "perplexity", "to f32",
+                     "KL nats/token", "quantize s", "prefill tok/s", "decode tok/s", "kernel"}),
+              methods ? 3 : 2);
   for (const auto& entry : entries) {
     const Score& score = entry->score;
-    table.add({entry->model.format_name(), entry->model.path_name(),
+    const double delta = score.perplexity() / entries[0]->score.perplexity() - 1;
+    table.add(
+        cells({entry->model.format_name(), entry->model.method_name(), entry->model.path_name(),
                fmt::format("{:.3f}", entry->model.bits_per_weight()),
-               fmt::format("{:.4f}", score.perplexity()),
+               fmt::format("{:.4f}", score.perplexity()), fmt::format("{:+.2f} %", 100 * delta),
                fmt::format("{:.5f}", score.divergence_per_token()),
+               fmt::format("{:.1f}", entry->model.quantize_seconds()),
                fmt::format("{:.0f}", score.best_speed), fmt::format("{:.0f}", entry->decode_speed),
-               entry->model.kernels()});
+               entry->model.kernels()}));
   }
   const TextOptions& text = options.text;
   const std::string source = !text.text_file.empty() ? text.text_file
@@ -148,24 +133,38 @@ void print_table(const Entries& entries, const CompareOptions& options, const Wi
 
 }  // namespace
 
-std::string default_rows() {
-  return "int4/a8,int4:group=128/a8,int4:zero_point=true/a8,fp4/a8,nf4/a8,nf4/a32,fp4_bnb/a32,"
-         "mxfp4/a8,nvfp4/a8,nvfp4:search=4over6/a8,amxfp4/a16,amxfp4:search=mse/a16,"
-         "int4/a4,mxfp4/a4,nvfp4/a4,amxfp4/a4";
-}
-
-void run_compare(std::shared_ptr<const Weights> weights, const CompareOptions& options,
-                 Executor& executor) {
+void run_compare(const CompareOptions& options, Executor& executor) {
   // Rows are parsed before the text is sampled, so that a typing error is told at once.
-  std::vector<ModelSettings> settings = {ModelSettings{}};
-  for (const std::string& row : split_rows(options.rows.empty() ? default_rows() : options.rows)) {
-    settings.push_back(parse_row(row, options.common));
+  std::vector<Row> rows =
+      parse_rows(options.rows.empty() ? default_rows() : options.rows, options.common);
+  bool calibrated = false;
+  for (Row& row : rows) {
+    row.quantize.full_precision_inputs = options.full_precision_inputs;
+    check_calibration(options.calibration, *row.quantize.method);
+    calibrated = calibrated || row.quantize.method->calibrated();
   }
+  const std::shared_ptr<const Weights> weights = load_weights(options.model);
+  if (weights->quantized) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("--model {}: is quantized already", options.model.string()));
+  }
+  std::optional<Windows> calibration;
+  if (calibrated) {
+    calibration = load_calibration(
+        options.calibration, options.text.window, weights->config, [&] { return weights; },
+        executor);
+  }
+  const std::size_t window = options.text.window;
   Entries entries;
-  for (const ModelSettings& each : settings) {
-    entries.push_back(std::make_unique<Entry>(weights, each, options.text.window, executor));
-  }
+  entries.push_back(std::make_unique<Entry>(weights, nullptr, ModelSettings{}, window, executor));
   const Windows windows = make_windows(entries[0]->model, options, executor);
+  for (const Row& row : rows) {
+    entries.push_back(
+        std::make_unique<Entry>(weights,
+                                quantize_weights(*weights, row.quantize, row.settings,
+                                                 calibration ? &*calibration : nullptr, executor),
+                                row.settings, window, executor));
+  }
   score(entries, windows);
   if (options.output == Output::json) return print_json(entries);
   print_table(entries, options, windows);

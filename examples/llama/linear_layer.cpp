@@ -1,20 +1,15 @@
 #include "linear_layer.h"
 
-#include "nybble/quantize/rtn.h"
+#include <utility>
 
 namespace llama {
 
-LinearLayer::LinearLayer(const LinearWeights& weights, const LinearSettings& settings,
-                         Executor& executor)
-    : weights_(&weights) {
-  if (!settings.format) return;
-  const nybble::QuantizedMatrix matrix =
-      nybble::quantize_rtn(weights.weight.view(), *settings.format, executor,
-                           {.tensor_name = weights.weight.name, .propagate_nonfinite = false});
-  bits_per_weight_ = matrix.bits_per_element();
-  nybble::Transforms transforms;
+LinearLayer::LinearLayer(const LinearWeights& weights, const nybble::QuantizedLayer& layer,
+                         const nybble::LinearOptions& options, Executor& executor)
+    : weights_(&weights), bits_per_weight_(layer.weight.bits_per_element()) {
+  nybble::Transforms transforms = layer.transforms;
   transforms.bias = weights.bias;
-  quantized_.emplace(matrix, settings.options, executor, std::move(transforms));
+  quantized_.emplace(layer.weight, options, executor, std::move(transforms));
 }
 
 void LinearLayer::run(MatrixView x, MutableMatrixView y, nybble::Workspace& workspace,

@@ -4,28 +4,29 @@
 #include <string>
 
 #include "nybble/linear/linear.h"
+#include "nybble/quantize/method.h"
 #include "ops.h"
 #include "weights.h"
 
 namespace llama {
 
-/// How the linear layers of the blocks are computed.
-struct LinearSettings {
-  std::optional<nybble::AnyFormat> format;  ///< none: f32, as trained
-  nybble::LinearOptions options;            ///< path and target; only with a format
-};
-
-/// One linear layer: the f32 weights themselves, or a nybble::QuantizedLinear made of them.
+/// One linear layer: the f32 weights themselves, or a nybble::QuantizedLinear.
 class LinearLayer {
  public:
-  /// Keeps a reference to `weights`. Throws what quantize_rtn and QuantizedLinear throw.
-  LinearLayer(const LinearWeights& weights, const LinearSettings& settings, Executor& executor);
+  /// f32, as trained. Keeps a reference to `weights`.
+  explicit LinearLayer(const LinearWeights& weights) : weights_(&weights) {}
+  /// In 4 bits: `layer`, packed. Keeps a reference to `weights`. Throws what QuantizedLinear
+  /// throws.
+  LinearLayer(const LinearWeights& weights, const nybble::QuantizedLayer& layer,
+              const nybble::LinearOptions& options, Executor& executor);
 
   [[nodiscard]] std::size_t rows() const { return weights_->weight.rows; }
   void run(MatrixView x, MutableMatrixView y, nybble::Workspace& workspace,
            Executor& executor) const;
 
-  [[nodiscard]] std::size_t elements() const { return weights_->weight.values.size(); }
+  [[nodiscard]] std::size_t elements() const {
+    return weights_->weight.rows * weights_->weight.cols;
+  }
   /// Bits stored per weight, scales included.
   [[nodiscard]] double bits_per_weight() const { return bits_per_weight_; }
   [[nodiscard]] std::string kernel() const;

@@ -1,34 +1,22 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "attention.h"
-#include "linear_layer.h"
-#include "nybble/attention/kv_cache.h"
+#include "block.h"
 #include "weights.h"
 
 namespace llama {
 
-struct ModelSettings {
-  LinearSettings linear;
-  std::optional<nybble::KvCacheOptions> kv;  ///< a 4-bit KV cache; none: f32
-  bool kv_center = false;  ///< keys less the mean of those that one call first brings
-  std::optional<nybble::AnyFormat> attention_cast;  ///< see Attention; not with kv
-};
-
 /// A checkpoint whose linear layers are ready to run. Embeddings, norms and the head stay f32.
 class Model {
  public:
-  Model(std::shared_ptr<const Weights> weights, ModelSettings settings, Executor& executor);
+  /// With the linear layers of `quantized`, or, where that is null, as trained.
+  Model(std::shared_ptr<const Weights> weights, std::shared_ptr<const QuantizedWeights> quantized,
+        ModelSettings settings, Executor& executor);
 
-  struct Block {
-    const BlockWeights* weights;
-    LinearLayer q, k, v, o, gate, up, down;
-  };
   [[nodiscard]] const Weights& weights() const { return *weights_; }
   [[nodiscard]] const Config& config() const { return weights_->config; }
   [[nodiscard]] const ModelSettings& settings() const { return settings_; }
@@ -36,12 +24,16 @@ class Model {
 
   /// "f32" or the canonical format string.
   [[nodiscard]] std::string format_name() const;
+  /// "f32" or the method's canonical string.
+  [[nodiscard]] std::string method_name() const;
   /// "f32" or "a8", "a16", ...
   [[nodiscard]] std::string path_name() const;
   /// Of the linear layers of the blocks, on average.
   [[nodiscard]] double bits_per_weight() const;
   /// How many weights those layers have.
   [[nodiscard]] std::size_t linear_weights() const;
+  /// That quantizing took, calibration included.
+  [[nodiscard]] double quantize_seconds() const { return quantize_seconds_; }
   /// The kernels they run, each name once.
   [[nodiscard]] std::string kernels() const;
 
@@ -49,7 +41,12 @@ class Model {
   std::shared_ptr<const Weights> weights_;
   ModelSettings settings_;
   std::vector<Block> blocks_;
+  std::string format_ = "f32", method_ = "f32";
+  double quantize_seconds_ = 0;
 };
+
+/// Rows of x become the tokens' embeddings. Throws bad_value for a token outside the vocabulary.
+void embed(std::span<const Token> tokens, const Tensor& embedding, MutableMatrixView x);
 
 /// One text running through a model: its KV cache and scratch memory.
 class Session {
@@ -68,20 +65,13 @@ class Session {
   MatrixView forward(std::span<const Token> tokens, Logits which);
 
  private:
-  void run_block(std::size_t index, MutableMatrixView x);
-  void center_keys(nybble::KvCache& cache, MatrixView k);
-
   const Model& model_;
   Executor& executor_;
   std::size_t capacity_;
   std::size_t length_ = 0;
-  Rope rope_;
-  std::vector<KvCache> caches_;             // either these, one per block,
-  std::vector<nybble::KvCache> kv_caches_;  // or these
-  Attention attention_;
-  nybble::Workspace workspace_;
-  std::vector<float> mean_key_;
-  Buffer x_, normed_, q_, k_, v_, attended_, gate_, up_, delta_, logits_;
+  BlockRunner runner_;
+  std::vector<BlockCache> caches_;  // one per block
+  Buffer x_, normed_, logits_;
 };
 
 }  // namespace llama
