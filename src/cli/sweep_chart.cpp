@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 #include <string_view>
+#include <utility>
 
 namespace nybble::cli {
 
