@@ -55,15 +55,6 @@ bool factor_block(MutableMatrixView block, MutableMatrixView inverse) {
   return true;
 }
 
-/// Rows and columns in reverse order, in place.
-void reverse(MutableMatrixView m) {
-  const std::size_t n = m.rows;
-  for (std::size_t i = 0; i < n / 2; ++i) {
-    std::swap_ranges(m.row(i), m.row(i) + n, m.row(n - 1 - i));
-  }
-  for (std::size_t i = 0; i < n; ++i) std::reverse(m.row(i), m.row(i) + n);
-}
-
 }  // namespace
 
 bool invert_to_upper_factor(MutableMatrixView h, Executor& executor) {
@@ -75,15 +66,17 @@ bool invert_to_upper_factor(MutableMatrixView h, Executor& executor) {
     if (!(h.at(i, i) > 0)) return false;
     root[i] = std::sqrt(h.at(i, i));
   }
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = 0; j < i; ++j) h.at(i, j) = h.at(i, j) / root[i] / root[j];
-    h.at(i, i) = 1;
-  }
-  // The lower triangle of J H J is H's upper one.
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i + 1; j < n; ++j) h.at(i, j) = h.at(j, i);
-  }
-  reverse(h);
+  // The lower triangle of J G J.
+  std::vector<float> g_values(n * n);
+  const MutableMatrixView g(g_values.data(), n, n);
+  executor.parallel_for(n, [&](std::size_t i) {
+    const std::size_t from = n - 1 - i;
+    for (std::size_t j = 0; j < i; ++j) {
+      const std::size_t col = n - 1 - j;  // > from: read below the diagonal
+      g.at(i, j) = h.at(col, from) / root[from] / root[col];
+    }
+    g.at(i, i) = 1;
+  });
   std::vector<float> inverse_values(n * n);
   const MutableMatrixView inverse(inverse_values.data(), n, n);
   std::vector<float> column_values(n * kBlock);
@@ -91,13 +84,13 @@ bool invert_to_upper_factor(MutableMatrixView h, Executor& executor) {
     const std::size_t size = std::min(kBlock, n - begin);
     const std::size_t end = begin + size;
     const MutableMatrixView block_inverse = part(inverse, begin, begin, size, size);
-    if (!factor_block(part(h, begin, begin, size, size), block_inverse)) return false;
+    if (!factor_block(part(g, begin, begin, size, size), block_inverse)) return false;
     if (end == n) break;
-    const MutableMatrixView below = part(h, end, begin, n - end, size);
+    const MutableMatrixView below = part(g, end, begin, n - end, size);
     const MutableMatrixView column(column_values.data(), n - end, size);
     multiply_transposed(below, block_inverse, column, Update::assign, executor);
     for (std::size_t i = 0; i < below.rows; ++i) std::copy_n(column.row(i), size, below.row(i));
-    multiply_transposed(column, column, part(h, end, end, n - end, n - end), Update::subtract,
+    multiply_transposed(column, column, part(g, end, end, n - end, n - end), Update::subtract,
                         executor, {.lower_only = true});
   }
   // Row block i of the inverse: -L_ii^-1 (L_i0 ... L_i,i-1) times the rows above.
@@ -105,16 +98,16 @@ bool invert_to_upper_factor(MutableMatrixView h, Executor& executor) {
   for (std::size_t begin = kBlock; begin < n; begin += kBlock) {
     const std::size_t size = std::min(kBlock, n - begin);
     const MutableMatrixView left(row_values.data(), size, begin);
-    multiply(part(h, begin, 0, size, begin), part(inverse, 0, 0, begin, begin), left,
+    multiply(part(g, begin, 0, size, begin), part(inverse, 0, 0, begin, begin), left,
              Update::assign, executor, {.b_lower = true});
     multiply(part(inverse, begin, begin, size, size), left, part(inverse, begin, 0, size, begin),
              Update::subtract, executor);
   }
-  for (std::size_t i = 0; i < n; ++i) std::copy_n(inverse.row(i), n, h.row(i));
-  reverse(h);
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i; j < n; ++j) h.at(i, j) /= root[j];
-  }
+  executor.parallel_for(n, [&](std::size_t i) {
+    const float* row = inverse.row(n - 1 - i);
+    for (std::size_t j = 0; j < i; ++j) h.at(i, j) = 0;
+    for (std::size_t j = i; j < n; ++j) h.at(i, j) = row[n - 1 - j] / root[j];
+  });
   return true;
 }
 

@@ -29,7 +29,7 @@ void multiply_transposed(MatrixView a, MatrixView b, MutableMatrixView c, Update
 
 /// The upper triangular U with h^-1 = U^T U, which GPTQ walks along; written over h (n x n,
 /// symmetric positive definite; only the lower triangle is read), zeros below the diagonal. false
-/// if h is not positive definite in f32, in which case h is spoilt.
+/// if h is not positive definite in f32, in which case h is as it was.
 bool invert_to_upper_factor(MutableMatrixView h, Executor& executor);
 
 /// out (cols x rows) = in^T.

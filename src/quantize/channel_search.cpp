@@ -14,7 +14,7 @@ std::vector<float> spread_rows(MatrixView matrix, std::size_t count) {
   std::vector<float> out;
   out.reserve(count * matrix.cols);
   for (std::size_t i = 0; i < count; ++i) {
-    const float* row = matrix.row(i * matrix.rows / count);
+    const float* row = matrix.row(spread_row(i, count, matrix.rows));
     out.insert(out.end(), row, row + matrix.cols);
   }
   return out;

@@ -11,6 +11,10 @@
 
 namespace nybble {
 
+/// Which of `rows` rows is the i-th of `count` evenly spread ones.
+inline std::size_t spread_row(std::size_t i, std::size_t count, std::size_t rows) {
+  return i * rows / count;
+}
 /// `count` rows of a matrix, evenly spread (all if there are fewer), one after the other.
 std::vector<float> spread_rows(MatrixView matrix, std::size_t count);
 

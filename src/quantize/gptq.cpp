@@ -12,6 +12,7 @@
 #include "kernels/registry.h"
 #include "nybble/error.h"
 #include "src/linalg/dense.h"
+#include "src/quantize/channel_search.h"
 #include "src/quantize/gptq_trial.h"
 #include "src/quantize/group_search.h"
 #include "src/quantize/hessian.h"
@@ -26,6 +27,8 @@ namespace {
 constexpr std::size_t kBlock = 128;
 /// Rows that options are compared on: enough to tell them apart, few enough to cost little.
 constexpr std::size_t kTrialRows = 64;
+/// Rows that the reported errors are of.
+constexpr std::size_t kReportRows = 512;
 
 /// One run of GPTQ over some rows with everything decided.
 class Gptq {
@@ -170,14 +173,21 @@ std::vector<float> permuted_columns(MatrixView weight, const std::vector<std::ui
   return out;
 }
 
+/// The relative output error of up to kReportRows rows, evenly spread.
 double error_of(MatrixView weight, const RowCodes& codes, MatrixView moment, Executor& executor) {
-  std::vector<float> errors(weight.rows * weight.cols);
-  executor.parallel_for(weight.rows, [&](std::size_t row) {
-    for (std::size_t col = 0; col < weight.cols; ++col) {
-      errors[row * weight.cols + col] = weight.at(row, col) - codes.value(row, col);
+  const std::size_t rows = std::min(weight.rows, kReportRows);
+  const std::size_t k = weight.cols;
+  const std::vector<float> some = spread_rows(weight, rows);
+  std::vector<float> errors(rows * k);
+  executor.parallel_for(rows, [&](std::size_t i) {
+    const std::size_t row = spread_row(i, rows, weight.rows);
+    for (std::size_t col = 0; col < k; ++col) {
+      errors[i * k + col] = some[i * k + col] - codes.value(row, col);
     }
   });
-  return quadratic_form({errors.data(), weight.rows, weight.cols}, moment, executor);
+  const double whole = quadratic_form({some.data(), rows, k}, moment, executor);
+  const double error = quadratic_form({errors.data(), rows, k}, moment, executor);
+  return whole > 0 ? error / whole : 0;
 }
 
 class Quantizer {
@@ -229,15 +239,10 @@ class Quantizer {
       moment_view = {moment_in_order.data(), k, k};
       hessian = in_own_order(std::move(hessian));
     }
-    const double whole = quadratic_form(weight, moment_view, executor_);
-    const auto relative = [&](const RowCodes& codes) {
-      const double error = error_of(weight, codes, moment_view, executor_);
-      return whole > 0 ? error / whole : 0;
-    };
     RowCodes codes = Gptq(weight, format_, tensor_, hessian, options_, executor_).run();
-    out.report.rounded_error = relative(codes);
+    out.report.rounded_error = error_of(weight, codes, moment_view, executor_);
     out.report.descended = refine(weight, hessian, codes);
-    out.report.error = relative(codes);
+    out.report.error = error_of(weight, codes, moment_view, executor_);
     out.matrix = to_matrix(codes, executor_);
     return out;
   }
@@ -248,11 +253,7 @@ class Quantizer {
     const std::size_t k = weight_.cols;
     if (calibration_.held_out_tokens() == 0) return {};
     const std::size_t rows = std::min(weight_.rows, kTrialRows);
-    std::vector<float> values;
-    for (std::size_t i = 0; i < rows; ++i) {
-      const float* row = weight_.row(i * weight_.rows / rows);
-      values.insert(values.end(), row, row + k);
-    }
+    const std::vector<float> values = spread_rows(weight_, rows);
     const MatrixView some(values.data(), rows, k);
     DampingTrial best;
     best.error = std::numeric_limits<double>::infinity();
@@ -293,11 +294,12 @@ class Quantizer {
   }
 
   std::size_t refine(MatrixView weight, const OrderedHessian& hessian, RowCodes& codes) const {
-    std::size_t changed = descend_codes(weight, hessian, options_.descent_passes, codes, executor_);
+    if (options_.descent_passes == 0 && options_.refits == 0) return 0;
+    Refiner refiner(weight, hessian, codes, executor_);
+    std::size_t changed = refiner.descend(options_.descent_passes);
     for (int i = 0; i < options_.refits; ++i) {
-      refit_scales(weight, hessian, codes, executor_);
-      changed +=
-          descend_codes(weight, hessian, (options_.descent_passes + 1) / 2, codes, executor_);
+      refiner.refit_scales();
+      changed += refiner.descend((options_.descent_passes + 1) / 2);
     }
     return changed;
   }

@@ -67,12 +67,12 @@ OrderedHessian order_hessian(MatrixView moment, Damping damping, ColumnOrder ord
   out.order = column_order(diagonal, order, group);
   out.values.resize(k * k);
   const auto fill = [&](std::vector<float>& values, const Damping& by) {
-    for (std::size_t i = 0; i < k; ++i) {
+    executor.parallel_for(k, [&](std::size_t i) {
       const float* row = moment.row(out.order[i]);
       for (std::size_t j = 0; j < k; ++j) values[i * k + j] = row[out.order[j]];
       const float element = diagonal[out.order[i]];
       values[i * k + i] = element + by.amount * (by.kind == Damping::Kind::mean ? mean : element);
-    }
+    });
   };
   constexpr int kMostRaises = 8;
   for (;; ++out.damping_raised) {

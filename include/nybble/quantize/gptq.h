@@ -58,7 +58,7 @@ struct GptqOptions : QuantizeOptions {
 };
 
 /// What was decided and how good it is. Errors are sums of squares of the outputs' errors over the
-/// calibration tokens, relative to the outputs' own.
+/// calibration tokens, relative to the outputs' own, of up to 512 rows evenly spread.
 struct GptqReport {
   Damping damping;
   int damping_raised = 0;     ///< how often the damping was multiplied by 10 until H was positive
