@@ -28,7 +28,7 @@ constexpr std::size_t kBlock = 128;
 /// Rows that options are compared on: enough to tell them apart, few enough to cost little.
 constexpr std::size_t kTrialRows = 64;
 /// Rows that the reported errors are of.
-constexpr std::size_t kReportRows = 512;
+constexpr std::size_t kReportRows = 128;
 
 /// One run of GPTQ over some rows with everything decided.
 class Gptq {
@@ -304,15 +304,20 @@ class Quantizer {
     return changed;
   }
 
-  /// The damping whose result has the least error on tokens it has not seen.
+  /// The damping whose result has the least error on tokens it has not seen: of three that are far
+  /// apart, then of the best one's neighbours.
   [[nodiscard]] Damping best_damping() const {
-    constexpr Damping kTried[] = {
-        {Damping::Kind::mean, 0.01F},      {Damping::Kind::mean, 0.003F},
-        {Damping::Kind::diagonal, 0.001F}, {Damping::Kind::diagonal, 0.01F},
-        {Damping::Kind::diagonal, 0.03F},  {Damping::Kind::diagonal, 0.1F},
-        {Damping::Kind::diagonal, 0.3F},
-    };
-    return try_dampings(kTried).damping;
+    using enum Damping::Kind;
+    constexpr Damping kFirst[] = {{mean, 0.01F}, {diagonal, 0.01F}, {diagonal, 0.1F}};
+    constexpr Damping kNearMean[] = {{mean, 0.003F}};
+    constexpr Damping kNearLow[] = {{diagonal, 0.001F}, {diagonal, 0.03F}};
+    constexpr Damping kNearHigh[] = {{diagonal, 0.03F}, {diagonal, 0.3F}};
+    const DampingTrial first = try_dampings(kFirst);
+    const DampingTrial second =
+        try_dampings(first.damping.kind == mean      ? std::span<const Damping>(kNearMean)
+                     : first.damping.amount == 0.01F ? std::span<const Damping>(kNearLow)
+                                                     : std::span<const Damping>(kNearHigh));
+    return second.error < first.error ? second.damping : first.damping;
   }
 
   MatrixView weight_;

@@ -22,7 +22,7 @@ struct AwqOptions : QuantizeOptions {
   /// Judge each candidate with scales searched per group. false: round to nearest, as published.
   bool search_scales = true;
   /// Rows the candidates are judged on, evenly spread; 0 = all, as published.
-  std::size_t rows = 512;
+  std::size_t rows = 256;
 };
 
 struct AwqResult {

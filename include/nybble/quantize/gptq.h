@@ -51,14 +51,14 @@ struct GptqOptions : QuantizeOptions {
   bool zero_dead_channels = false;
   /// Passes over all codes afterwards, each code to the best value given all others (QuantEase's
   /// coordinate descent), until nothing changes. 0 = none.
-  int descent_passes = 4;
+  int descent_passes = 3;
   /// Solutions for the scales that fit the rounded codes best (decoupleQ), each followed by more
   /// descent. 0 = none.
-  int refits = 2;
+  int refits = 1;
 };
 
 /// What was decided and how good it is. Errors are sums of squares of the outputs' errors over the
-/// calibration tokens, relative to the outputs' own, of up to 512 rows evenly spread.
+/// calibration tokens, relative to the outputs' own, of up to 128 rows evenly spread.
 struct GptqReport {
   Damping damping;
   int damping_raised = 0;     ///< how often the damping was multiplied by 10 until H was positive
