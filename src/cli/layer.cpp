@@ -18,7 +18,8 @@ namespace nybble::cli {
 namespace {
 
 struct Options {
-  std::string weights, calibration, test, format, method = "gptq", activations, out;
+  LayerFiles files;
+  std::string format, method = "gptq", activations, out;
   std::size_t threads = 0;
   bool json = false;
 };
@@ -80,18 +81,17 @@ void run(const Options& options) {
   const AnyFormat format = parse_format(options.format);
   const Method method(options.method);
   const std::optional<AnyFormat> activations = parse_activations(options.activations);
-  check_calibration(method, options.calibration);
-  if (activations && options.calibration.empty() && options.test.empty()) {
+  check_files(method, options.files);
+  if (activations && options.files.calibration.empty() && options.files.test.empty()) {
     throw Error(ErrorCode::bad_option,
                 "--activations: no inputs, expected --calibration X.npy or --test T.npy");
   }
   check_writable({options.out});
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
-  const LayerProblem problem =
-      read_problem(options.weights, options.calibration, options.test, *executor);
+  const LayerProblem problem = read_problem(options.files, *executor);
   const QuantizedLayer layer = quantize_layer(problem.weight.view(), format, method,
                                               problem.calibration ? &*problem.calibration : nullptr,
-                                              *executor, {options.weights, activations});
+                                              *executor, {options.files.weights, activations});
   const LayerScore result = score(problem, layer, activations, *executor);
   if (!options.out.empty()) {
     const std::size_t shape[] = {problem.weight.rows, problem.weight.cols};
@@ -118,9 +118,7 @@ void add_layer_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("layer", "Quantize one linear layer and measure its error");
-  command->add_option("--weights", options->weights, "weights, N x K, .npy")->required();
-  command->add_option("--calibration", options->calibration, "inputs to fit to, tokens x K, .npy");
-  command->add_option("--test", options->test, "other inputs to measure on, tokens x K, .npy");
+  add_layer_files(*command, options->files);
   command->add_option("--format", options->format, "format of the weights")->required();
   command->add_option("--method", options->method, "how to quantize, see below")
       ->capture_default_str();

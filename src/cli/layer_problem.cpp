@@ -45,29 +45,63 @@ std::optional<AnyFormat> parse_activations(const std::string& spec) {
   return format;
 }
 
-void check_calibration(const Method& method, const std::string& calibration) {
-  if (!method.calibrated() || !calibration.empty()) return;
-  throw Error(ErrorCode::bad_option,
-              fmt::format("--method {}: needs --calibration X.npy", method.spec()));
+void add_layer_files(CLI::App& command, LayerFiles& files) {
+  command.add_option("--weights", files.weights, "weights, N x K, .npy")->required();
+  command.add_option("--calibration", files.calibration, "inputs to fit to, tokens x K, .npy");
+  command.add_option("--calibration-original", files.calibration_original,
+                     "the same inputs before earlier layers were quantized (for qep)");
+  command.add_option("--test", files.test, "other inputs to measure on, tokens x K, .npy");
+  command.add_option("--test-original", files.test_original,
+                     "the same before earlier layers were quantized");
 }
 
-LayerProblem read_problem(const std::string& weight, const std::string& calibration,
-                          const std::string& test, Executor& executor) {
-  LayerProblem out{read_matrix(weight), {}, {}, {}};
-  const auto read_inputs = [&](const std::string& path) {
-    Matrix inputs = read_matrix(path);
-    if (inputs.cols != out.weight.cols) {
+void check_files(const Method& method, const LayerFiles& files) {
+  if (method.calibrated() && files.calibration.empty()) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("--method {}: needs --calibration X.npy", method.spec()));
+  }
+  if (method.needs_originals() && files.calibration_original.empty()) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("--method {}: needs --calibration-original X.npy", method.spec()));
+  }
+  const auto check_pair = [](const std::string& original, const std::string& inputs,
+                             const char* option) {
+    if (original.empty() || !inputs.empty()) return;
+    throw Error(ErrorCode::bad_option, fmt::format("{0}-original: needs {0} X.npy", option));
+  };
+  check_pair(files.calibration_original, files.calibration, "--calibration");
+  check_pair(files.test_original, files.test, "--test");
+}
+
+LayerProblem read_problem(const LayerFiles& files, Executor& executor) {
+  LayerProblem out{read_matrix(files.weights), {}, {}, {}, {}, {}};
+  const auto read_inputs = [&](const std::string& path, const std::optional<Matrix>& like) {
+    std::optional<Matrix> inputs;
+    if (path.empty()) return inputs;
+    inputs = read_matrix(path);
+    if (inputs->cols != out.weight.cols) {
       throw Error(ErrorCode::bad_shape, fmt::format("{}: {} columns, expected the {} of {}", path,
-                                                    inputs.cols, out.weight.cols, weight));
+                                                    inputs->cols, out.weight.cols, files.weights));
+    }
+    if (like && like->rows != inputs->rows) {
+      throw Error(ErrorCode::bad_shape,
+                  fmt::format("{}: {} rows, expected as many as its inputs, {}", path, inputs->rows,
+                              like->rows));
     }
     return inputs;
   };
-  if (!calibration.empty()) {
-    out.calibration_inputs = read_inputs(calibration);
+  out.calibration_inputs = read_inputs(files.calibration, {});
+  out.calibration_original = read_inputs(files.calibration_original, out.calibration_inputs);
+  out.test_inputs = read_inputs(files.test, {});
+  out.test_original = read_inputs(files.test_original, out.test_inputs);
+  if (out.calibration_original) {
     out.calibration.emplace(out.weight.cols);
-    out.calibration->add(out.calibration_inputs->view(), executor, calibration);
+    out.calibration->add(out.calibration_inputs->view(), out.calibration_original->view(), executor,
+                         files.calibration);
+  } else if (out.calibration_inputs) {
+    out.calibration.emplace(out.weight.cols);
+    out.calibration->add(out.calibration_inputs->view(), executor, files.calibration);
   }
-  if (!test.empty()) out.test_inputs = read_inputs(test);
   return out;
 }
 
@@ -87,15 +121,17 @@ LayerScore score(const LayerProblem& problem, const QuantizedLayer& layer,
   }
   out.weight_sqnr_db =
       noise == 0 ? std::numeric_limits<double>::infinity() : 10 * std::log10(signal / noise);
-  const auto sqnr = [&](const std::optional<Matrix>& inputs) {
+  const auto sqnr = [&](const std::optional<Matrix>& inputs,
+                        const std::optional<Matrix>& original) {
     std::optional<double> db;
     if (inputs) {
-      db = output_sqnr_db(inputs->view(), problem.weight.view(), layer, activations, executor);
+      db = output_sqnr_db(inputs->view(), problem.weight.view(), layer, activations, executor,
+                          original ? original->view() : MatrixView());
     }
     return db;
   };
-  out.sqnr_calibration_db = sqnr(problem.calibration_inputs);
-  out.sqnr_test_db = sqnr(problem.test_inputs);
+  out.sqnr_calibration_db = sqnr(problem.calibration_inputs, problem.calibration_original);
+  out.sqnr_test_db = sqnr(problem.test_inputs, problem.test_original);
   return out;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -25,19 +26,27 @@ Matrix read_matrix(const std::string& path);
 /// What `--activations` names; empty: nothing. Throws bad_option, also for what no kernel computes.
 std::optional<AnyFormat> parse_activations(const std::string& spec);
 
-/// Throws bad_option if `method` needs calibration and there is none (an empty name).
-void check_calibration(const Method& method, const std::string& calibration);
+/// The .npy files of a layer; empty: none. Originals are what the inputs were before earlier layers
+/// were quantized: outputs are compared with theirs.
+struct LayerFiles {
+  std::string weights, calibration, calibration_original, test, test_original;
+};
+/// Their options.
+void add_layer_files(CLI::App& command, LayerFiles& files);
+
+/// Throws bad_option if `method` needs a file that there is none of, or an original is named
+/// without its inputs.
+void check_files(const Method& method, const LayerFiles& files);
 
 struct LayerProblem {
   Matrix weight;
-  std::optional<Matrix> calibration_inputs, test_inputs;
+  std::optional<Matrix> calibration_inputs, calibration_original, test_inputs, test_original;
   std::optional<Calibration> calibration;
 };
 
-/// Reads the files (empty names: none) and gathers the calibration. Throws as read_matrix and where
-/// columns do not agree.
-LayerProblem read_problem(const std::string& weight, const std::string& calibration,
-                          const std::string& test, Executor& executor);
+/// Reads the files and gathers the calibration. Throws as read_matrix and where shapes do not
+/// agree.
+LayerProblem read_problem(const LayerFiles& files, Executor& executor);
 
 struct LayerScore {
   double bits_per_weight = 0;

@@ -23,7 +23,8 @@ namespace nybble::cli {
 namespace {
 
 struct Options {
-  std::string weights, calibration, test, activations, csv, out_json, chart;
+  LayerFiles files;
+  std::string activations, csv, out_json, chart;
   std::vector<std::string> formats = {
       "int4:group=128", "int4:group=32", "int4:group=32,zero_point=true", "nf4", "mxfp4",
       "nvfp4",          "amxfp4"};
@@ -97,8 +98,7 @@ Sweep run_all(const Options& options, const std::vector<AnyFormat>& formats,
   if (activations) sweep.activations = activations->info().spec;
 
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
-  const LayerProblem problem =
-      read_problem(options.weights, options.calibration, options.test, *executor);
+  const LayerProblem problem = read_problem(options.files, *executor);
   sweep.rows = problem.weight.rows;
   sweep.cols = problem.weight.cols;
   sweep.on_test = problem.test_inputs.has_value();
@@ -112,7 +112,7 @@ Sweep run_all(const Options& options, const std::vector<AnyFormat>& formats,
         const QuantizedLayer layer =
             quantize_layer(problem.weight.view(), formats[f], methods[m],
                            problem.calibration ? &*problem.calibration : nullptr, *executor,
-                           {options.weights, activations});
+                           {options.files.weights, activations});
         sweep.scores.push_back(score(problem, layer, activations, *executor));
       } catch (const Error& error) {
         throw Error(error.code(), fmt::format("{}: {}", which, error.what()));
@@ -207,8 +207,8 @@ void run(const Options& options) {
   std::vector<Method> methods;
   for (const std::string& spec : options.methods) methods.emplace_back(spec);
   const std::optional<AnyFormat> activations = parse_activations(options.activations);
-  for (const Method& method : methods) check_calibration(method, options.calibration);
-  if (options.calibration.empty() && options.test.empty()) {
+  for (const Method& method : methods) check_files(method, options.files);
+  if (options.files.calibration.empty() && options.files.test.empty()) {
     throw Error(ErrorCode::bad_option,
                 "sweep: nothing to measure on, expected --calibration X.npy "
                 "or --test T.npy");
@@ -228,11 +228,7 @@ void add_sweep_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand(
       "sweep", "Quantize one linear layer to several formats by several methods and compare them");
-  command.add_option("--weights", options->weights, "Weights, N x K, .npy")->required();
-  command.add_option("--calibration", options->calibration,
-                     "Inputs to fit to, tokens x K, .npy; all methods but rtn need them");
-  command.add_option("--test", options->test,
-                     "Other inputs to measure on, tokens x K, .npy (default: the same)");
+  add_layer_files(command, options->files);
   command
       .add_option("--format,--formats", options->formats,
                   "Formats of the weights (see `nybble formats`); may be given several times, or "

@@ -53,15 +53,51 @@ Calibration::Calibration(std::size_t channels, const CalibrationOptions& options
   for (std::vector<float>& moment : moment_) moment.resize(channels * channels);
 }
 
-void Calibration::add(MatrixView x, Executor& executor, const std::string& name) {
+void Calibration::check_inputs(MatrixView x, const std::string& name) const {
   check_view(x, name);
   if (x.cols != channels_) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("{}: {} columns, expected {}", name, x.cols, channels_));
   }
   check_finite(x, name);
+}
 
-  std::vector<float> side[2];  // K x tokens of one part
+void Calibration::add(MatrixView x, Executor& executor, const std::string& name) {
+  check_inputs(x, name);
+  if (!cross_.empty()) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: earlier tokens came with their originals, these do not", name));
+  }
+  add_checked(x, executor);
+}
+
+void Calibration::add(MatrixView x, MatrixView original, Executor& executor,
+                      const std::string& name) {
+  check_inputs(x, name);
+  check_inputs(original, name + " (original)");
+  if (x.rows != original.rows) {
+    throw Error(ErrorCode::bad_shape,
+                fmt::format("{}: {} tokens and {} originals, expected as many", name, x.rows,
+                            original.rows));
+  }
+  if (cross_.empty() && tokens() != 0) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: earlier tokens came without their originals", name));
+  }
+  cross_.resize(channels_ * channels_);
+  for (std::size_t begin = 0; begin < x.rows; begin += kChunk) {
+    const std::size_t count = std::min(kChunk, x.rows - begin);
+    std::vector<float> transposed(channels_ * count);
+    linalg::transpose({original.row(begin), count, channels_, original.stride},
+                      {transposed.data(), channels_, count}, executor);
+    linalg::multiply({transposed.data(), channels_, count},
+                     {x.row(begin), count, channels_, x.stride},
+                     {cross_.data(), channels_, channels_}, linalg::Update::add, executor);
+  }
+  add_checked(x, executor);
+}
+
+void Calibration::add_checked(MatrixView x, Executor& executor) {
   for (std::size_t begin = 0; begin < x.rows; begin += kChunk) {
     const std::size_t end = std::min(x.rows, begin + kChunk);
     std::vector<std::size_t> rows[2];
@@ -152,6 +188,11 @@ void Calibration::merge(const Calibration& other) {
                               stream));
     }
   }
+  if (tokens() != 0 && other.tokens() != 0 && cross_.empty() != other.cross_.empty()) {
+    throw Error(ErrorCode::bad_option, "calibration: originals of the inputs are only in one");
+  }
+  if (cross_.empty()) cross_.resize(other.cross_.size());
+  for (std::size_t i = 0; i < other.cross_.size(); ++i) cross_[i] += other.cross_[i];
   streams_.insert(streams_.end(), other.streams_.begin(), other.streams_.end());
   for (std::size_t part = 0; part < 2; ++part) {
     tokens_[part] += other.tokens_[part];
@@ -196,6 +237,7 @@ std::vector<float> Calibration::mean_abs() const {
 Calibration Calibration::transformed(const Transforms& transforms, Executor& executor) const {
   Calibration out(*this);
   if (!transforms.changes_input()) return out;
+  out.cross_.clear();
   const std::size_t k = channels_;
   const auto apply_rows = [&](MutableMatrixView m) {
     executor.parallel_for(m.rows, [&](std::size_t row) {
@@ -256,6 +298,7 @@ void Calibration::save(const std::filesystem::path& path) const {
   add("streams", TensorType::u64, {streams_.size()}, streams_);
   add("fit_moment", TensorType::f32, {channels_, channels_}, moment_[0]);
   add("held_out_moment", TensorType::f32, {channels_, channels_}, moment_[1]);
+  if (!cross_.empty()) add("cross_moment", TensorType::f32, {channels_, channels_}, cross_);
   add("max", TensorType::f32, {channels_}, max_);
   add("min", TensorType::f32, {channels_}, min_);
   add("sum_abs", TensorType::f64, {channels_}, sum_abs_);
@@ -305,12 +348,16 @@ Calibration Calibration::load(const std::filesystem::path& path) {
   read("streams", TensorType::u64, out.streams_, {streams->shape[0]});
   read("fit_moment", TensorType::f32, out.moment_[0], {k, k});
   read("held_out_moment", TensorType::f32, out.moment_[1], {k, k});
+  if (file.find("cross_moment") != nullptr) {
+    read("cross_moment", TensorType::f32, out.cross_, {k, k});
+  }
   read("max", TensorType::f32, out.max_, {k});
   read("min", TensorType::f32, out.min_, {k});
   read("sum_abs", TensorType::f64, out.sum_abs_, {k});
   read("sample_keys", TensorType::u64, keys, {rows, 3});
   read("samples", TensorType::f32, out.samples_, {rows, k});
-  for (const std::vector<float>* values : {&out.moment_[0], &out.moment_[1], &out.samples_}) {
+  for (const std::vector<float>* values :
+       {&out.moment_[0], &out.moment_[1], &out.cross_, &out.samples_}) {
     for (const float value : *values) {
       if (!std::isfinite(value)) refuse("Inf or NaN, expected finite values");
     }

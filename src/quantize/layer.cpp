@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
 #include "kernels/registry.h"
 #include "nybble/error.h"
@@ -16,6 +17,19 @@
 #include "src/transform/apply.h"
 
 namespace nybble {
+
+namespace {
+
+/// As QuantizedLinear has it.
+void check_activations(const AnyFormat& format) {
+  if (!format.info().double_quantized) return;
+  throw Error(ErrorCode::unsupported,
+              fmt::format("activations: format '{}' quantizes scales across rows, expected one "
+                          "without double quantization",
+                          format.info().spec));
+}
+
+}  // namespace
 
 void LayerState::scale_channels(const std::vector<float>& scale) {
   if (transforms.hadamard.block != 0 || !transforms.permutation.source.empty()) {
@@ -68,6 +82,7 @@ double MethodStep::trial_error(const LayerState& state) const {
 }
 
 void fake_quantize_rows(MutableMatrixView x, const AnyFormat& format, Executor& executor) {
+  check_activations(format);
   const kernels::KernelTable& table = *kernels::select().table;
   executor.parallel_for(x.rows, [&](std::size_t row) {
     float* values = x.row(row);
@@ -90,6 +105,7 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
                               const LayerOptions& options) {
   check_view(weight, options.name);
   const auto begun = std::chrono::steady_clock::now();
+  if (options.activations) check_activations(*options.activations);
   if (calibration != nullptr) {
     check_calibrated(weight, *calibration, options.name);
   } else if (method.calibrated()) {
@@ -117,8 +133,15 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
 }
 
 double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& layer,
-                      const std::optional<AnyFormat>& activations, Executor& executor) {
+                      const std::optional<AnyFormat>& activations, Executor& executor,
+                      MatrixView original) {
   check_view(x, "inputs");
+  if (original.data != nullptr && (original.rows != x.rows || original.cols != x.cols)) {
+    throw Error(ErrorCode::bad_shape, fmt::format("original inputs {} x {}, expected {} x {}",
+                                                  original.rows, original.cols, x.rows, x.cols));
+  }
+  const bool same_inputs = original.data == nullptr;
+  if (same_inputs) original = x;
   check_view(weight, "weight");
   const std::size_t n = weight.rows;
   const std::size_t k = weight.cols;
@@ -136,7 +159,7 @@ double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& lay
   } else {
     decoded = effective_weight(layer, executor);
     // The error's own product: no cancellation.
-    for (std::size_t row = 0; row < n; ++row) {
+    for (std::size_t row = 0; row < n && same_inputs; ++row) {
       for (std::size_t i = 0; i < k; ++i) decoded[row * k + i] -= weight.at(row, i);
     }
   }
@@ -153,7 +176,8 @@ double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& lay
       for (const float value : y) sum += static_cast<double>(value) * static_cast<double>(value);
       return sum;
     };
-    linalg::multiply_transposed(some, weight, outputs, linalg::Update::assign, executor);
+    linalg::multiply_transposed({original.row(begin), m, k, original.stride}, weight, outputs,
+                                linalg::Update::assign, executor);
     signal += sum_of_squares();
     if (activations) {
       std::vector<float> inputs(m * k);
@@ -164,11 +188,13 @@ double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& lay
       linalg::multiply_transposed({inputs.data(), m, k}, {decoded.data(), n, k}, outputs,
                                   linalg::Update::subtract, executor);
     } else {
-      linalg::multiply_transposed(some, {decoded.data(), n, k}, outputs, linalg::Update::assign,
+      linalg::multiply_transposed(some, {decoded.data(), n, k}, outputs,
+                                  same_inputs ? linalg::Update::assign : linalg::Update::subtract,
                                   executor);
     }
     noise += sum_of_squares();
   }
+  if (noise == 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(signal / noise);
 }
 

@@ -44,6 +44,11 @@ std::string Method::spec() const {
   return fmt::format("{}", fmt::join(parts, "+"));
 }
 
+bool Method::needs_originals() const {
+  return std::any_of(steps_.begin(), steps_.end(),
+                     [](const auto& step) { return step->needs_originals(); });
+}
+
 bool Method::calibrated() const {
   return std::any_of(steps_.begin(), steps_.end(),
                      [](const auto& step) { return step->calibrated(); });

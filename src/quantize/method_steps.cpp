@@ -9,6 +9,7 @@
 #include "nybble/error.h"
 #include "nybble/quantize/awq.h"
 #include "nybble/quantize/clip_search.h"
+#include "nybble/quantize/error_correction.h"
 #include "nybble/quantize/gptq.h"
 #include "nybble/quantize/method.h"
 #include "nybble/quantize/smoothquant.h"
@@ -164,6 +165,7 @@ class AwqStep final : public InputTransform {
         LayerState scaled = state;
         scaled.scale_channels(raised(found.scale, tried));
         const double error = rounding.trial_error(scaled);
+        if (error >= least && power != 0) break;  // past the best
         if (error < least) {
           least = error;
           power = tried;
@@ -204,6 +206,22 @@ class SmoothQuantStep final : public InputTransform {
 
  private:
   SmoothQuantOptions options_;
+};
+
+class QepStep final : public InputTransform {
+ public:
+  QepStep(std::string spec, double alpha, Damping damping)
+      : InputTransform(std::move(spec)), alpha_(alpha), damping_(damping) {}
+  [[nodiscard]] bool calibrated() const override { return true; }
+  [[nodiscard]] bool needs_originals() const override { return true; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    state.weight = correct_for_inputs(state.view(), state.calibration, alpha_, damping_,
+                                      *state.executor, state.name);
+  }
+
+ private:
+  double alpha_;
+  Damping damping_;
 };
 
 class HadamardStep final : public InputTransform {
@@ -253,6 +271,8 @@ std::unique_ptr<MethodStep> make_gptq(SpecOptions& options) {
                            static_cast<float>(*amount)};
   }
   const std::string refine = options.choice("refine", {"full", "cd", "none"});
+  gptq.descent_passes = options.integer("passes", gptq.descent_passes, 0, 1000);
+  gptq.refits = options.integer("refits", gptq.refits, 0, 1000);
   if (refine != "full") gptq.refits = 0;
   if (refine == "none") gptq.descent_passes = 0;
   options.finish();
@@ -268,7 +288,7 @@ std::unique_ptr<MethodStep> make_awq(SpecOptions& options) {
   awq.grid = options.integer("grid", awq.grid, 1, 1000);
   awq.refine = options.flag("refine", true);
   awq.search_scales = options.choice("scales", {"search", "range"}) == "search";
-  awq.rows = static_cast<std::size_t>(options.integer("rows", 512, 0, 1 << 24));
+  awq.rows = static_cast<std::size_t>(options.integer("rows", 256, 0, 1 << 24));
   const bool always = options.flag("always", false);
   options.finish();
   return std::make_unique<AwqStep>(options.canonical(), awq, always);
@@ -279,6 +299,14 @@ std::unique_ptr<MethodStep> make_smoothquant(SpecOptions& options) {
   smooth.alpha = options.number_or_auto("alpha", 0, 1);
   options.finish();
   return std::make_unique<SmoothQuantStep>(options.canonical(), smooth);
+}
+
+std::unique_ptr<MethodStep> make_qep(SpecOptions& options) {
+  const double alpha = options.number("alpha", 0.5, 0, 1);
+  const Damping damping{Damping::Kind::mean,
+                        static_cast<float>(options.number("damp", 0.01, 0, 1000))};
+  options.finish();
+  return std::make_unique<QepStep>(options.canonical(), alpha, damping);
 }
 
 std::unique_ptr<MethodStep> make_hadamard(SpecOptions& options) {
@@ -300,7 +328,7 @@ const std::vector<MethodFamily>& method_families() {
       {"gptq", "GPTQ with searched scales, coordinate descent and refitted scales",
        "order=activation|group_aware|natural, act_order=true|false, static_groups=true|false, "
        "stale_groups=false|true, zero_dead=false|true, scales=search|range, damp=auto|0..1000, "
-       "damp_of=mean|diagonal, refine=full|cd|none",
+       "damp_of=mean|diagonal, refine=full|cd|none, passes=0..1000, refits=0..1000",
        make_gptq},
       {"awq", "activation-aware channel scales; before a step that rounds",
        "form=best|plain|duo, grid=1..1000, refine=true|false, scales=search|range, rows=0.. (0 = "
@@ -308,6 +336,9 @@ const std::vector<MethodFamily>& method_families() {
        make_awq},
       {"smoothquant", "range moved from activations to weights; before a step that rounds",
        "alpha=auto|0..1", make_smoothquant},
+      {"qep",
+       "weights corrected for the error of earlier layers' outputs; first, needs original inputs",
+       "alpha=0..1 (0.5), damp=0..1000 (0.01)", make_qep},
       {"hadamard", "randomized block Hadamard rotation; before a step that rounds",
        "block=auto|2..65536, seed=0..", make_hadamard},
   };

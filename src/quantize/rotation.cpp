@@ -2,23 +2,24 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <bit>
 #include <random>
 
 #include "nybble/error.h"
 #include "src/transform/apply.h"
+#include "src/transform/hadamard.h"
 
 namespace nybble {
 
 void rotate(LayerState& state, std::size_t block, std::uint64_t seed) {
   constexpr std::size_t kLargest = 4096;
   const std::size_t k = state.cols;
-  if (block == 0) block = std::min(kLargest, k & (~k + 1));
-  if (!std::has_single_bit(block) || block < 2 || k % block != 0) {
-    throw Error(ErrorCode::bad_option,
-                fmt::format("{}: hadamard block {}, expected a power of two that divides {}",
-                            state.name, block, k));
+  if (block == 0) block = largest_hadamard(k, kLargest);
+  if (block < 2 || !has_hadamard(block) || k % block != 0) {
+    throw Error(
+        ErrorCode::bad_option,
+        fmt::format("{}: hadamard block {}, expected the order of a Hadamard matrix (a power "
+                    "of two, or one times 12, 20, 28, ...) that divides {}",
+                    state.name, block, k));
   }
   if (state.transforms.hadamard.block != 0) {
     throw Error(ErrorCode::bad_option, fmt::format("{}: rotated twice", state.name));

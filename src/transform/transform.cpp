@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <bit>
-#include <cmath>
-
 #include "nybble/error.h"
 #include "src/transform/apply.h"
+#include "src/transform/hadamard.h"
 
 namespace nybble {
 
@@ -14,29 +12,6 @@ namespace {
 
 void expect(bool holds, const std::string& message) {
   if (!holds) throw Error(ErrorCode::bad_shape, message);
-}
-
-/// In place, unnormalised: log2(n) passes of butterflies.
-void walsh_hadamard(float* x, std::size_t n) {
-  for (std::size_t half = 1; half < n; half *= 2) {
-    for (std::size_t begin = 0; begin < n; begin += 2 * half) {
-      for (std::size_t i = begin; i < begin + half; ++i) {
-        const float a = x[i];
-        const float b = x[i + half];
-        x[i] = a + b;
-        x[i + half] = a - b;
-      }
-    }
-  }
-}
-
-/// Each block times the orthonormal Walsh-Hadamard matrix, which is symmetric.
-void orthonormal_blocks(std::size_t block, float* x, std::size_t cols) {
-  const float norm = 1 / std::sqrt(static_cast<float>(block));
-  for (std::size_t begin = 0; begin < cols; begin += block) {
-    walsh_hadamard(x + begin, block);
-    for (std::size_t i = begin; i < begin + block; ++i) x[i] *= norm;
-  }
 }
 
 }  // namespace
@@ -54,9 +29,9 @@ void Transforms::check(std::size_t rows, std::size_t cols) const {
            fmt::format("permutation: index {} is out of range or repeated", source));
     seen[source] = true;
   }
-  expect(hadamard.block == 0 || (std::has_single_bit(hadamard.block) && cols % hadamard.block == 0),
-         fmt::format("hadamard: block {}, expected a power of two that divides {}", hadamard.block,
-                     cols));
+  expect(hadamard.block == 0 || (has_hadamard(hadamard.block) && cols % hadamard.block == 0),
+         fmt::format("hadamard: block {}, expected the order of a Hadamard matrix that divides {}",
+                     hadamard.block, cols));
   size_or_none(hadamard.signs.size(), hadamard.block == 0 ? 0 : cols, "hadamard signs");
   // Divided, not multiplied: a rank from a file may be any number.
   expect(low_rank.a.size() % cols == 0 && low_rank.a.size() / cols == low_rank.rank &&
@@ -90,17 +65,17 @@ void apply_input(const Transforms& transforms, const float* x, std::size_t cols,
     const std::size_t from = source.empty() ? i : source[i];
     out[i] = scale.empty() ? x[from] : x[from] * scale[from];
   }
-  const Hadamard& hadamard = transforms.hadamard;
-  if (hadamard.block == 0) return;
-  for (std::size_t i = 0; i < hadamard.signs.size(); ++i) out[i] *= hadamard.signs[i];
-  orthonormal_blocks(hadamard.block, out, cols);
+  const Hadamard& rotation = transforms.hadamard;
+  if (rotation.block == 0) return;
+  for (std::size_t i = 0; i < rotation.signs.size(); ++i) out[i] *= rotation.signs[i];
+  for (std::size_t i = 0; i < cols; i += rotation.block) hadamard(out + i, rotation.block, false);
 }
 
 void apply_input_transposed(const Transforms& transforms, float* w, std::size_t cols) {
-  const Hadamard& hadamard = transforms.hadamard;
-  if (hadamard.block != 0) {
-    orthonormal_blocks(hadamard.block, w, cols);
-    for (std::size_t i = 0; i < hadamard.signs.size(); ++i) w[i] *= hadamard.signs[i];
+  const Hadamard& rotation = transforms.hadamard;
+  if (rotation.block != 0) {
+    for (std::size_t i = 0; i < cols; i += rotation.block) hadamard(w + i, rotation.block, true);
+    for (std::size_t i = 0; i < rotation.signs.size(); ++i) w[i] *= rotation.signs[i];
   }
   const std::vector<std::uint32_t>& source = transforms.permutation.source;
   if (!source.empty()) {

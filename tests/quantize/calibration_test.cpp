@@ -214,6 +214,45 @@ TEST(Calibration, SavedAndLoaded) {
   }
 }
 
+TEST(Calibration, CrossMomentOfOriginals) {
+  const Inputs inputs(150, 12, 1);
+  const Inputs originals(150, 12, 2);
+  SerialExecutor serial;
+  Calibration calibration(12, {.stream = 1});
+  calibration.add(inputs.rows(0, 90), originals.rows(0, 90), serial);
+  calibration.add(inputs.rows(90, 150), originals.rows(90, 150), serial);
+  EXPECT_EQ(calibration.second_moment(), [&] {
+    Calibration alone(12);
+    alone.add(inputs.rows(0, 90), serial);
+    alone.add(inputs.rows(90, 150), serial);
+    return alone.second_moment();
+  }());
+  for (std::size_t i = 0; i < 12; ++i) {
+    for (std::size_t j = 0; j < 12; ++j) {
+      double sum = 0;
+      double magnitude = 0;
+      for (std::size_t t = 0; t < 150; ++t) {
+        const double product = static_cast<double>(originals.all().at(t, i)) *
+                               static_cast<double>(inputs.all().at(t, j));
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      EXPECT_NEAR(static_cast<double>(calibration.cross_moment().at(i, j)), sum,
+                  magnitude * 152 * 0x1p-24);
+    }
+  }
+  const TemporaryFolder folder;
+  calibration.save(folder.path() / "c");
+  const Calibration loaded = Calibration::load(folder.path() / "c");
+  EXPECT_EQ(loaded.cross_moment().at(3, 4), calibration.cross_moment().at(3, 4));
+  EXPECT_THROW(calibration.add(inputs.all(), serial), Error);
+  EXPECT_THROW(calibration.merge(calibrate(inputs)), Error);
+  Calibration without = calibrate(inputs);
+  EXPECT_EQ(without.cross_moment().data, nullptr);
+  EXPECT_THROW(without.add(inputs.all(), originals.all(), serial), Error);
+  EXPECT_THROW(Calibration(12).add(inputs.all(), originals.rows(0, 10), serial), Error);
+}
+
 TEST(Calibration, RefusesWhatItCannotUse) {
   SerialExecutor serial;
   Calibration calibration(4);

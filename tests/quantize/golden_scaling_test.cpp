@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "nybble/format/registry.h"
 #include "nybble/quantize/awq.h"
@@ -98,6 +99,49 @@ TEST(GoldenSmoothQuant, ScalesAndError) {
     }
   }
   EXPECT_GE(compared, 8U);
+}
+
+/// Corrected for the inputs that earlier, quantized layers give, at least as good as GPTAQ, which
+/// does it column by column.
+TEST(GoldenGptaq, ErrorCorrection) {
+  NYBBLE_GOLDEN_OR_SKIP(root, "quantizers");
+  SerialExecutor serial;
+  const GoldenProblem problem(root / "syn_256x512");
+  const GoldenMatrix inputs = read_golden(problem.folder / "Xq.npy");
+  const GoldenMatrix test = read_golden(problem.folder / "Xq_test.npy");
+  const MatrixView weight = problem.weight.view();
+  Calibration calibration(inputs.shape[1]);
+  calibration.add(inputs.view(), problem.inputs.view(), serial);
+  const auto sqnr = [&](const char* spec, const char* method) {
+    const QuantizedLayer layer =
+        quantize_layer(weight, parse_format(spec), Method(method), &calibration, serial);
+    const std::vector<float> ours = effective_weight(layer, serial);
+    double signal = 0;
+    double noise = 0;
+    for (std::size_t t = 0; t < test.shape[0]; ++t) {
+      for (std::size_t row = 0; row < weight.rows; ++row) {
+        double y = 0;
+        double y_ours = 0;
+        for (std::size_t i = 0; i < weight.cols; ++i) {
+          y += static_cast<double>(problem.test_inputs.view().at(t, i)) *
+               static_cast<double>(weight.at(row, i));
+          y_ours += static_cast<double>(test.view().at(t, i)) *
+                    static_cast<double>(ours[row * weight.cols + i]);
+        }
+        signal += y * y;
+        noise += (y - y_ours) * (y - y_ours);
+      }
+    }
+    return 10 * std::log10(signal / noise);
+  };
+  for (const auto& [spec, name] :
+       {std::pair{"int4:group=row,zero_point=true,scale=f32", "gptaq.asym.pc.act.a0.25"},
+        std::pair{"int4:group=128,scale=f32", "gptaq.sym.g128.act.static.a0.25"}}) {
+    const double reference = problem.results[name]["sqnr_test"].get<double>();
+    EXPECT_GE(sqnr(spec, "qep+gptq"), reference) << name;
+    // And it is the correction that helps, not only the better rounding.
+    EXPECT_GT(sqnr(spec, "qep+gptq"), sqnr(spec, "gptq")) << name;
+  }
 }
 
 }  // namespace

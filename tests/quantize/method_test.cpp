@@ -66,7 +66,7 @@ TEST(Method, QuantizedLinearComputesTheEffectiveWeights) {
   ThreadExecutor executor(2);
   for (const char* method :
        {"rtn", "clip", "gptq", "awq:always=true+gptq", "smoothquant+rtn", "hadamard+gptq",
-        "smoothquant+hadamard:block=16+gptq", "gptq:static_groups=false",
+        "smoothquant+hadamard:block=16+gptq", "hadamard:block=48+rtn", "gptq:static_groups=false",
         "awq:always=true+gptq:static_groups=false"}) {
     for (const char* spec : {"int4", "int4:zero_point=true", "amxfp4", "mxfp4", "nvfp4"}) {
       SCOPED_TRACE(std::string(method) + " " + spec);
@@ -210,7 +210,7 @@ TEST(Method, ErrorsNameTheLayer) {
   };
   EXPECT_NE(message("gptq", nullptr).find("block 7 down: method 'gptq' needs calibration"),
             std::string::npos);
-  EXPECT_NE(message("hadamard:block=8+rtn", nullptr).find("power of two that divides 36"),
+  EXPECT_NE(message("hadamard:block=8+rtn", nullptr).find("12, 20, 28, ...) that divides 36"),
             std::string::npos);
   EXPECT_NE(message("hadamard:block=4+awq:always=true+rtn", &layer.calibration)
                 .find("block 7 down: channels cannot be scaled after a rotation"),

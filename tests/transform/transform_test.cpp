@@ -332,7 +332,7 @@ TEST(Transform, ErrorsOfTheInputSide) {
   expect_misfit({"permutation", "repeated"},
                 [](Transforms& t) { t.permutation.source[3] = t.permutation.source[200]; });
   expect_misfit({"permutation", "256"}, [](Transforms& t) { t.permutation.source[3] = 256; });
-  expect_misfit({"hadamard", "48"}, [](Transforms& t) { t.hadamard.block = 48; });
+  expect_misfit({"hadamard", "52"}, [](Transforms& t) { t.hadamard.block = 52; });
   expect_misfit({"hadamard", "512"}, [](Transforms& t) { t.hadamard.block = 512; });
   expect_misfit({"hadamard", "1"}, [](Transforms& t) { t.hadamard.signs.resize(1); });
   expect_misfit({"hadamard"}, [](Transforms& t) { t.hadamard.block = 0; });

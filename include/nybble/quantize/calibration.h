@@ -22,8 +22,9 @@ struct CalibrationOptions {
 };
 
 /// What a linear layer's inputs look like: statistics of any number of tokens in memory that does
-/// not grow with them, about 8 K^2 bytes and the sample. A quarter of the tokens, in runs of 16, is
-/// kept apart: quantizers fit on three quarters and choose their options by the error on the rest.
+/// not grow with them, about 8 K^2 bytes (12 with a cross moment) and the sample. A quarter of the
+/// tokens, in runs of 16, is kept apart: quantizers fit on three quarters and choose their options
+/// by the error on the rest.
 class Calibration {
  public:
   static constexpr std::size_t kRun = 16;   ///< consecutive tokens on one side of the split
@@ -34,6 +35,11 @@ class Calibration {
   /// Adds inputs of the layer: x is tokens x K. Throws bad_shape (not K columns), bad_value (Inf or
   /// NaN, naming the place); then nothing was added.
   void add(MatrixView x, Executor& executor, const std::string& name = "calibration");
+  /// The same where earlier layers are quantized already: x is what they give, `original` (of the
+  /// same shape) what they gave before. Also gathers cross_moment(). All tokens of a calibration
+  /// come with their originals or none does (bad_option).
+  void add(MatrixView x, MatrixView original, Executor& executor,
+           const std::string& name = "calibration");
   /// Adds what `other` saw of the same layer. Throws bad_shape, bad_option (the same stream).
   void merge(const Calibration& other);
 
@@ -46,6 +52,11 @@ class Calibration {
   [[nodiscard]] MatrixView held_out_moment() const { return view(1); }
   /// Their sum: the H of GPTQ, up to a factor.
   [[nodiscard]] std::vector<float> second_moment() const;
+
+  /// Sum of original^T x over all tokens, K x K; empty without originals. transformed() drops it.
+  [[nodiscard]] MatrixView cross_moment() const {
+    return cross_.empty() ? MatrixView() : MatrixView(cross_.data(), channels_, channels_);
+  }
 
   /// Per channel, over all tokens.
   [[nodiscard]] std::span<const float> max() const { return max_; }
@@ -73,12 +84,15 @@ class Calibration {
   [[nodiscard]] MatrixView view(std::size_t part) const {
     return {moment_[part].data(), channels_, channels_};
   }
+  void check_inputs(MatrixView x, const std::string& name) const;
+  void add_checked(MatrixView x, Executor& executor);
   void keep_sample(std::vector<Key> keys, std::vector<const float*> rows);
 
   std::size_t channels_;
   CalibrationOptions options_;
   std::size_t tokens_[2] = {0, 0};
   std::vector<float> moment_[2];
+  std::vector<float> cross_;
   std::vector<float> max_, min_;
   std::vector<double> sum_abs_;
   std::vector<std::uint64_t> streams_;

@@ -48,6 +48,8 @@ class MethodStep {
   [[nodiscard]] virtual bool rounds() const = 0;
   /// Needs calibration (state.calibration has seen tokens).
   [[nodiscard]] virtual bool calibrated() const = 0;
+  /// Needs the original inputs beside those of quantized layers (Calibration::cross_moment).
+  [[nodiscard]] virtual bool needs_originals() const { return false; }
   /// `rounding` is the method's last step: transforms may ask what it would make of them.
   virtual void run(LayerState& state, const MethodStep& rounding) const = 0;
   /// Only of steps that round: the error that is left on tokens they have not seen (error_of) if
@@ -71,6 +73,7 @@ class Method {
   explicit Method(std::string_view spec);
   [[nodiscard]] std::string spec() const;
   [[nodiscard]] bool calibrated() const;
+  [[nodiscard]] bool needs_originals() const;
   [[nodiscard]] const std::vector<std::unique_ptr<MethodStep>>& steps() const { return steps_; }
 
  private:
@@ -100,10 +103,12 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
 /// they come.
 std::vector<float> effective_weight(const QuantizedLayer& layer, Executor& executor);
 
-/// 10 log10(sum y^2 / sum (y - y')^2) over the outputs y = x weight^T of the layer as it was and y'
-/// as it became, its inputs T(x) in `activations` if given. x is M x K. Inf for no error.
+/// 10 log10(sum y^2 / sum (y - y')^2) over the outputs y = original weight^T of the layer as it was
+/// and y' as it became, its inputs T(x) in `activations` if given. x and original are M x K;
+/// without an original it is x. Inf for no error. Throws bad_shape.
 double output_sqnr_db(MatrixView x, MatrixView weight, const QuantizedLayer& layer,
-                      const std::optional<AnyFormat>& activations, Executor& executor);
+                      const std::optional<AnyFormat>& activations, Executor& executor,
+                      MatrixView original = {});
 
 /// Every row of x as `format` stores it, in place: a row is its own tensor.
 void fake_quantize_rows(MutableMatrixView x, const AnyFormat& format, Executor& executor);

@@ -17,10 +17,11 @@ struct Permutation {
   std::vector<std::uint32_t> source;  ///< K, each index once
 };
 
-/// x times an orthonormal Walsh-Hadamard matrix, block by block along K (QuaRot and its kin), after
-/// random signs.
+/// x times an orthonormal Hadamard matrix, block by block along K (QuaRot and its kin), after
+/// random signs. Blocks are powers of two (Walsh-Hadamard), or a power of two times 12, 20, 28,
+/// ...: the Kronecker product with a Paley matrix, for layers such as 14336 = 28 * 512.
 struct Hadamard {
-  std::size_t block = 0;     ///< a power of two that divides K; 0 = none
+  std::size_t block = 0;     ///< divides K; 0 = none
   std::vector<float> signs;  ///< K values of +-1, or empty
 };
 
