@@ -12,6 +12,7 @@
 #include "nybble/quantize/error_correction.h"
 #include "nybble/quantize/gptq.h"
 #include "nybble/quantize/method.h"
+#include "nybble/quantize/omniquant.h"
 #include "nybble/quantize/smoothquant.h"
 #include "src/quantize/gptq_trial.h"
 #include "src/quantize/rotation.h"
@@ -144,6 +145,49 @@ class GptqStep final : public Rounding {
 
  private:
   GptqOptions options_;
+};
+
+class OmniQuantStep final : public Rounding {
+ public:
+  OmniQuantStep(std::string spec, OmniQuantOptions options)
+      : Rounding(std::move(spec)), options_(std::move(options)) {}
+  [[nodiscard]] bool calibrated() const override { return true; }
+  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    run(state, options_);
+  }
+  [[nodiscard]] double trial_error(const LayerState& state) const override {
+    OmniQuantOptions options = options_;
+    options.epochs = std::min(options.epochs, 2);
+    options.fit_part_only = true;
+    LayerState trial = state;
+    run(trial, options);
+    return trial.error_of(*trial.quantized);
+  }
+
+ private:
+  static void run(LayerState& state, OmniQuantOptions options) {
+    options.tensor_name = state.name;
+    options.activations = state.activations;
+    // Channels cannot be scaled behind a rotation; asked to, scale_channels says so.
+    if (options.let == OmniQuantOptions::Let::automatic && state.transforms.hadamard.block != 0) {
+      options.let = OmniQuantOptions::Let::off;
+    }
+    if (options.let == OmniQuantOptions::Let::on) {
+      state.scale_channels(std::vector<float>(state.cols, 1.0F));
+    }
+    OmniQuantResult result =
+        quantize_omniquant(state.view(), state.format, state.calibration, *state.executor, options);
+    if (!result.scale.empty()) {
+      state.decisions.emplace_back("omniquant alpha", fmt::format("{:g}", result.alpha));
+      state.scale_channels(result.scale);
+    }
+    state.decisions.emplace_back("omniquant error before",
+                                 fmt::format("{:.5g}", result.error_before));
+    state.decisions.emplace_back("omniquant error", fmt::format("{:.5g}", result.error));
+    state.quantized = std::move(result.matrix);
+  }
+
+  OmniQuantOptions options_;
 };
 
 class AwqStep final : public InputTransform {
@@ -279,6 +323,23 @@ std::unique_ptr<MethodStep> make_gptq(SpecOptions& options) {
   return std::make_unique<GptqStep>(options.canonical(), gptq);
 }
 
+std::unique_ptr<MethodStep> make_omniquant(SpecOptions& options) {
+  OmniQuantOptions omni;
+  omni.epochs = options.integer("epochs", omni.epochs, 0, 1000);
+  omni.clip = options.flag("lwc", true);
+  const std::string let = options.choice("let", {"auto", "true", "false"});
+  omni.let = let == "true"    ? OmniQuantOptions::Let::on
+             : let == "false" ? OmniQuantOptions::Let::off
+                              : OmniQuantOptions::Let::automatic;
+  omni.clip_rate = static_cast<float>(options.number("lr", 0.01, 1e-6, 1));
+  omni.scale_rate = static_cast<float>(options.number("let_lr", 0.005, 1e-6, 1));
+  omni.start = options.choice("init", {"search", "published"}) == "search"
+                   ? OmniQuantOptions::Start::search
+                   : OmniQuantOptions::Start::published;
+  options.finish();
+  return std::make_unique<OmniQuantStep>(options.canonical(), omni);
+}
+
 std::unique_ptr<MethodStep> make_awq(SpecOptions& options) {
   AwqOptions awq;
   const std::string form = options.choice("form", {"best", "plain", "duo"});
@@ -330,6 +391,10 @@ const std::vector<MethodFamily>& method_families() {
        "stale_groups=false|true, zero_dead=false|true, scales=search|range, damp=auto|0..1000, "
        "damp_of=mean|diagonal, refine=full|cd|none, passes=0..1000, refits=0..1000",
        make_gptq},
+      {"omniquant", "learned clipping and, with activations, channel scales (OmniQuant)",
+       "epochs=0..1000, lwc=true|false, let=auto|true|false, lr=1e-6..1, let_lr=1e-6..1, "
+       "init=search|published",
+       make_omniquant},
       {"awq", "activation-aware channel scales; before a step that rounds",
        "form=best|plain|duo, grid=1..1000, refine=true|false, scales=search|range, rows=0.. (0 = "
        "all), always=false|true",
