@@ -65,7 +65,7 @@ void run(const Options& options) {
   const std::vector<float> x_test = make_inputs(options, 9, *executor);
   const MatrixView weight(w.data(), options.n, options.k);
   const MatrixView inputs(x.data(), options.tokens, options.k);
-  const MatrixView test(x_test.data(), std::min<std::size_t>(options.tokens, 1024), options.k);
+  const MatrixView test(x_test.data(), std::min<std::size_t>(options.tokens, 64), options.k);
   const AnyFormat format =
       parse_format(fmt::format("int4:group={},zero_point=true,scale=f32", options.group));
   const double peak = 1e9 * limits::peak_gops(limits::Arithmetic::f32, select_target(), *executor);
@@ -80,7 +80,7 @@ void run(const Options& options) {
     // As a layer of effective weights: rounding is done, so any exact container would do.
     double signal = 0;
     double noise = 0;
-    for (std::size_t t = 0; t < std::min<std::size_t>(64, test.rows); ++t) {
+    for (std::size_t t = 0; t < test.rows; ++t) {
       for (std::size_t row = 0; row < options.n; ++row) {
         double y = 0;
         double error = 0;

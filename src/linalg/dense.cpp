@@ -75,6 +75,25 @@ void multiply_transposed(MatrixView a, MatrixView b, MutableMatrixView c, Update
   product(a, b, true, c, update, executor, shape);
 }
 
+void mirror_lower(MutableMatrixView square, Executor& executor) {
+  constexpr std::size_t kBlock = 32;
+  const std::size_t n = square.rows;
+  executor.parallel_for((n + kBlock - 1) / kBlock, [&](std::size_t block) {
+    const std::size_t end = std::min(n, (block + 1) * kBlock);
+    // Columns of this block of rows: reads go down them, writes along rows.
+    for (std::size_t i = block * kBlock; i < end; ++i) {
+      for (std::size_t j = i + 1; j < end; ++j) square.at(i, j) = square.at(j, i);
+    }
+    for (std::size_t from = end; from < n; from += kBlock) {
+      for (std::size_t i = block * kBlock; i < end; ++i) {
+        for (std::size_t j = from; j < std::min(n, from + kBlock); ++j) {
+          square.at(i, j) = square.at(j, i);
+        }
+      }
+    }
+  });
+}
+
 void transpose(MatrixView in, MutableMatrixView out, Executor& executor) {
   constexpr std::size_t kBlock = 32;
   const std::size_t blocks = (in.rows + kBlock - 1) / kBlock;

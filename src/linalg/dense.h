@@ -32,6 +32,9 @@ void multiply_transposed(MatrixView a, MatrixView b, MutableMatrixView c, Update
 /// if h is not positive definite in f32, in which case h is as it was.
 bool invert_to_upper_factor(MutableMatrixView h, Executor& executor);
 
+/// Copies what is below the diagonal above it.
+void mirror_lower(MutableMatrixView square, Executor& executor);
+
 /// out (cols x rows) = in^T.
 void transpose(MatrixView in, MutableMatrixView out, Executor& executor);
 

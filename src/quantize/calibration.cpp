@@ -108,24 +108,21 @@ void Calibration::add_checked(MatrixView x, Executor& executor) {
       const std::size_t count = rows[part].size();
       if (count == 0) continue;
       tokens_[part] += count;
-      std::vector<float> transposed(channels_ * count);
-      executor.parallel_for((channels_ + 63) / 64, [&](std::size_t task) {
-        for (std::size_t col = task * 64; col < std::min(channels_, task * 64 + 64); ++col) {
-          for (std::size_t i = 0; i < count; ++i) {
-            transposed[col * count + i] = x.at(rows[part][i], col);
-          }
-        }
+      std::vector<float> gathered(count * channels_);
+      executor.parallel_for(count, [&](std::size_t i) {
+        std::copy_n(x.row(rows[part][i]), channels_, &gathered[i * channels_]);
       });
-      const MatrixView columns(transposed.data(), channels_, count);
-      linalg::multiply_transposed(columns, columns, {moment_[part].data(), channels_, channels_},
-                                  linalg::Update::add, executor, {.lower_only = true});
+      std::vector<float> transposed(channels_ * count);
+      const MatrixView inputs(gathered.data(), count, channels_);
+      linalg::transpose(inputs, {transposed.data(), channels_, count}, executor);
+      linalg::multiply({transposed.data(), channels_, count}, inputs,
+                       {moment_[part].data(), channels_, channels_}, linalg::Update::add, executor,
+                       {.lower_only = true});
     }
   }
   // Only the lower triangle was added to.
   for (std::vector<float>& moment : moment_) {
-    for (std::size_t i = 0; i < channels_; ++i) {
-      for (std::size_t j = 0; j < i; ++j) moment[j * channels_ + i] = moment[i * channels_ + j];
-    }
+    linalg::mirror_lower({moment.data(), channels_, channels_}, executor);
   }
   executor.parallel_for((channels_ + 63) / 64, [&](std::size_t task) {
     const std::size_t first = task * 64;
@@ -250,9 +247,7 @@ Calibration Calibration::transformed(const Transforms& transforms, Executor& exe
     apply_rows({half.data(), k, k});
     linalg::transpose({half.data(), k, k}, {moment.data(), k, k}, executor);
     apply_rows({moment.data(), k, k});
-    for (std::size_t i = 0; i < k; ++i) {
-      for (std::size_t j = 0; j < i; ++j) moment[j * k + i] = moment[i * k + j];
-    }
+    linalg::mirror_lower({moment.data(), k, k}, executor);
   }
   apply_rows({out.samples_.data(), out.keys_.size(), k});
   if (transforms.hadamard.block == 0) {

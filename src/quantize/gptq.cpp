@@ -25,6 +25,10 @@ namespace {
 
 /// Columns whose errors are passed on to all later ones in one product.
 constexpr std::size_t kBlock = 128;
+/// Columns that pass errors on to each other one by one, and rows that a task takes through a
+/// block.
+constexpr std::size_t kPart = 32;
+constexpr std::size_t kRowChunk = 48;
 /// Rows that options are compared on: enough to tell them apart, few enough to cost little.
 constexpr std::size_t kTrialRows = 64;
 /// Rows that the reported errors are of.
@@ -53,10 +57,17 @@ class Gptq {
     });
     if (options_.static_groups) choose_static_scales();
     std::vector<float> errors(n * kBlock);
+    std::vector<float> packed;
     for (std::size_t begin = 0; begin < k; begin += kBlock) {
       const std::size_t size = std::min(kBlock, k - begin);
-      executor_.parallel_for(
-          n, [&](std::size_t row) { round_block(row, begin, size, &errors[row * size]); });
+      // A group's scale is chosen from all its columns as they are: no updates may be waiting then.
+      const std::size_t part = options_.static_groups ? std::min(kPart, size) : size;
+      pack_factor(begin, size, part, packed);
+      executor_.parallel_for((n + kRowChunk - 1) / kRowChunk, [&](std::size_t chunk) {
+        const std::size_t first = chunk * kRowChunk;
+        round_block(first, std::min(n, first + kRowChunk), begin, size, part, packed.data(),
+                    errors.data());
+      });
       const std::size_t end = begin + size;
       if (end == k) break;
       linalg::multiply({errors.data(), n, size},
@@ -117,16 +128,55 @@ class Gptq {
     codes_.choice(row, group_of(i)) = choose(x.data(), cost.data(), count);
   }
 
-  void round_block(std::size_t row, std::size_t begin, std::size_t size, float* errors) {
+  /// For each part of a block of columns, its rows of the factor as dense_update takes them: the
+  /// columns behind the part, kDenseCols at a time.
+  void pack_factor(std::size_t begin, std::size_t size, std::size_t part,
+                   std::vector<float>& packed) const {
+    packed.clear();
+    const std::size_t k = weight_.cols;
+    for (std::size_t from = 0; from < size; from += part) {
+      for (std::size_t col = from + part; col < size; col += kernels::kDenseCols) {
+        for (std::size_t i = from; i < from + part; ++i) {
+          const float* row = &hessian_.factor[(begin + i) * k + begin];
+          for (std::size_t j = col; j < col + kernels::kDenseCols; ++j) {
+            packed.push_back(j < size ? row[j] : 0.0F);
+          }
+        }
+      }
+    }
+  }
+
+  /// Rounds a block of columns of some rows; `errors` is n x size. A part of the block at a time:
+  /// its columns one after the other, then what they did to the rest of the block.
+  void round_block(std::size_t first_row, std::size_t end_row, std::size_t begin, std::size_t size,
+                   std::size_t part, const float* packed, float* errors) {
+    const std::size_t k = weight_.cols;
+    for (std::size_t from = 0; from < size; from += part) {
+      const std::size_t end = std::min(size, from + part);
+      for (std::size_t row = first_row; row < end_row; ++row) {
+        round_columns(row, begin, from, end, errors + row * size);
+      }
+      for (std::size_t col = end; col < size; col += kernels::kDenseCols) {
+        table_.dense_update({errors + first_row * size + from, size, packed,
+                             &values_[first_row * k + begin + col], k, end_row - first_row,
+                             end - from, std::min(kernels::kDenseCols, size - col), true});
+        packed += part * kernels::kDenseCols;
+      }
+    }
+  }
+
+  /// Columns `from` to `end` of a block, each error passed on to those of them that follow.
+  void round_columns(std::size_t row, std::size_t begin, std::size_t from, std::size_t end,
+                     float* errors) {
     const std::size_t k = weight_.cols;
     float* w = &values_[row * k + begin];
-    const std::vector<float> before(options_.stale_groups ? std::vector<float>(w, w + size)
+    const std::vector<float> before(options_.stale_groups ? std::vector<float>(w, w + end)
                                                           : std::vector<float>());
-    for (std::size_t i = 0; i < size; ++i) {
+    for (std::size_t i = from; i < end; ++i) {
       const std::size_t at = begin + i;
       const std::size_t g = group_of(at);
       if (!options_.static_groups && (at == 0 || group_of(at - 1) != g)) {
-        choose_dynamic_scale(row, at, before.data(), begin, size);
+        choose_dynamic_scale(row, at, before.data(), begin, end);
       }
       const ScaleChoice& choice = codes_.choice(row, g);
       const std::uint8_t code = codes_.encode(w[i], choice);
@@ -134,7 +184,7 @@ class Gptq {
       const float* u = &hessian_.factor[at * k + begin];
       const float error = (w[i] - codes_.decode(code, choice)) / u[i];
       errors[i] = error;
-      for (std::size_t j = i + 1; j < size; ++j) w[j] -= error * u[j];
+      for (std::size_t j = i + 1; j < end; ++j) w[j] -= error * u[j];
     }
   }
 

@@ -46,7 +46,6 @@ OrderedHessian order_hessian(MatrixView moment, Damping damping, ColumnOrder ord
   out.dead.resize(k);
   std::vector<float> diagonal(k);
   double sum = 0;
-  double live_sum = 0;
   std::size_t live = 0;
   for (std::size_t i = 0; i < k; ++i) {
     const float value = moment.at(i, i);
@@ -54,10 +53,7 @@ OrderedHessian order_hessian(MatrixView moment, Damping damping, ColumnOrder ord
     // As the reference: a dead channel's element is 1, also in the mean.
     diagonal[i] = out.dead[i] ? 1.0F : value;
     sum += static_cast<double>(diagonal[i]);
-    if (!out.dead[i]) {
-      live_sum += static_cast<double>(value);
-      ++live;
-    }
+    live += out.dead[i] ? 0U : 1U;
   }
   if (live == 0) {
     throw Error(ErrorCode::bad_value,

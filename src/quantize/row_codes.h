@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -42,7 +43,17 @@ struct RowCodes {
     return choices[row * groups + group_index];
   }
   [[nodiscard]] std::uint8_t encode(float x, const ScaleChoice& choice) const {
-    return encode_value(format.encode_table(), choice, x);
+    const EncodeTable& table = format.encode_table();
+    if (table.layout != ScaleLayout::zero_point || table.reciprocal) {
+      return encode_value(table, choice, x);
+    }
+    // The same without a call of nearbyint, which baseline x86-64 has no instruction for: adding
+    // 1.5 * 2^23 rounds to an integer. Beyond 15 either way codes are clamped anyhow.
+    constexpr float kMagic = 0x1.8p23F;
+    const float z = x != 0 ? x / choice.encode_positive : 0.0F;
+    const float rounded = (std::clamp(z, -16.0F, 16.0F) + kMagic) - kMagic + choice.scale.zero;
+    if (!(rounded > 0)) return 0;  // NaN, too
+    return rounded < 15 ? static_cast<std::uint8_t>(rounded) : std::uint8_t{15};
   }
   /// What kernels make of a code (FormatInfo's one idea).
   [[nodiscard]] float decode(std::uint8_t code, const ScaleChoice& choice) const {

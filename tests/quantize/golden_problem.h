@@ -32,6 +32,16 @@ struct GoldenProblem {
   explicit GoldenProblem(const std::filesystem::path& problem_folder);
 };
 
+/// Sanitizers take ten times as long: they see the smaller problems, and a part of the formats.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+inline constexpr bool kSanitized =
+    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 /// The folders of all problems of at most `most` weights, by name.
 std::vector<std::filesystem::path> golden_problems(const std::filesystem::path& root,
                                                    std::size_t most);

@@ -16,7 +16,7 @@ namespace nybble {
 struct CalibrationOptions {
   /// Rows of x kept as they are, a uniform sample of all seen (for methods that need more than
   /// moments). 0 = none.
-  std::size_t sample_rows = 512;
+  std::size_t sample_rows = 1024;
   /// Tells several streams of one layer apart whose calibrations are merged later: each its own.
   std::uint64_t stream = 0;
 };
