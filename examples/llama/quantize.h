@@ -28,9 +28,10 @@ struct QuantizeSettings {
 
 /// Quantizes all linear layers, block by block and in the order in which they run. Inputs for
 /// calibration come from `windows` (which methods without calibration do not need), computed with
-/// the layers quantized so far, as `model` will run them. Memory: the windows' hidden states, one
-/// block, and the result. The same bytes for any number of threads. Throws what
-/// nybble::quantize_layer throws; bad_option if the method needs calibration and there is none.
+/// the layers quantized so far, as `model` will run them. Memory: the windows' hidden states (twice
+/// where the method needs the original inputs, too), one block, and the result. The same bytes for
+/// any number of threads. Throws what nybble::quantize_layer throws; bad_option if the method needs
+/// calibration and there is none.
 QuantizedWeights quantize_weights(const BlockSource& source, const QuantizeSettings& settings,
                                   const ModelSettings& model, const Windows* windows,
                                   Executor& executor);

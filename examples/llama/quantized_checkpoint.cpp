@@ -122,7 +122,7 @@ class LayerReader {
     const char* end = block->data() + block->size();
     const auto [stop, error] = std::from_chars(block->data(), end, transforms.hadamard.block);
     if (error != std::errc() || stop != end || transforms.hadamard.block == 0) {
-      throw wrong("hadamard_block", fmt::format("\"{}\", expected a power of two", *block));
+      throw wrong("hadamard_block", fmt::format("\"{}\", expected a positive number", *block));
     }
     std::vector<float>& signs = transforms.hadamard.signs;
     signs.resize(cols);
