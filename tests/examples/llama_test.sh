@@ -56,6 +56,7 @@ expect_round_trip fp4:scale=bf16 awq+gptq:static_groups=false a32
 expect_round_trip nvfp4 smoothquant+hadamard+gptq a4
 expect_round_trip amxfp4 smoothquant+rtn a4 --activations mxfp4
 expect_round_trip mxfp4 gptq a8 --calibrate-full-precision
+expect_round_trip int4 qep+gptq a4
 expect_round_trip int4:group=row rtn a8
 
 # Whatever was not quantized is stored as it was: here tensors in bf16, and metadata.
