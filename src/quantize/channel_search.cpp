@@ -41,12 +41,7 @@ std::vector<float> round_scaled(MatrixView weight, const AnyFormat& format,
       out[row * k + col] = weight.at(row, col) * (scale.empty() ? 1.0F : scale[col]);
     }
   });
-  TensorScale tensor;
-  if (format.info().tensor_scale) {
-    float amax = 0;
-    for (const float value : out) amax = std::max(amax, std::fabs(value));
-    tensor = format.tensor_scale(amax);
-  }
+  const TensorScale tensor = tensor_scale_of(format, {out.data(), weight.rows, k});
   std::vector<float> importance;
   ScaleSearch scaled_search = search;
   if (search.importance != nullptr) {

@@ -23,7 +23,8 @@ namespace nybble {
 
 namespace {
 
-/// Columns whose errors are passed on to all later ones in one product.
+/// Columns whose errors are passed on to all later ones in one product: as many as the reference
+/// takes, whose stale groups depend on that. 256 are no faster.
 constexpr std::size_t kBlock = 128;
 /// Columns that pass errors on to each other one by one, and rows that a task takes through a
 /// block.
@@ -249,17 +250,8 @@ class Quantizer {
         calibration_(calibration),
         executor_(executor),
         options_(options),
-        group_(format.info().group == 0 ? weight.cols : format.info().group) {
-    if (format.info().tensor_scale) {
-      float amax = 0;
-      for (std::size_t row = 0; row < weight.rows; ++row) {
-        for (std::size_t col = 0; col < weight.cols; ++col) {
-          amax = std::max(amax, std::fabs(weight.at(row, col)));
-        }
-      }
-      tensor_ = format.tensor_scale(amax);
-    }
-  }
+        group_(format.info().group == 0 ? weight.cols : format.info().group),
+        tensor_(tensor_scale_of(format, weight)) {}
 
   GptqResult run() {
     const std::size_t k = weight_.cols;
@@ -291,8 +283,11 @@ class Quantizer {
     }
     RowCodes codes = Gptq(weight, format_, tensor_, hessian, options_, executor_).run();
     out.report.rounded_error = error_of(weight, codes, moment_view, executor_);
-    out.report.descended = refine(weight, hessian, codes);
-    out.report.error = error_of(weight, codes, moment_view, executor_);
+    out.report.error = out.report.rounded_error;
+    if (options_.descent_passes != 0 || options_.refits != 0) {
+      out.report.descended = refine(weight, hessian, codes);
+      out.report.error = error_of(weight, codes, moment_view, executor_);
+    }
     out.matrix = to_matrix(codes, executor_);
     return out;
   }

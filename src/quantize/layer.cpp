@@ -86,12 +86,7 @@ void fake_quantize_rows(MutableMatrixView x, const AnyFormat& format, Executor& 
   const kernels::KernelTable& table = *kernels::select().table;
   executor.parallel_for(x.rows, [&](std::size_t row) {
     float* values = x.row(row);
-    TensorScale tensor;
-    if (format.info().tensor_scale) {
-      float amax = 0;
-      for (std::size_t i = 0; i < x.cols; ++i) amax = std::max(amax, std::fabs(values[i]));
-      tensor = format.tensor_scale(amax);
-    }
+    const TensorScale tensor = tensor_scale_of(format, {values, 1, x.cols});
     RowCodes codes(format, 1, x.cols, tensor);
     std::vector<GroupRange> ranges(codes.groups);
     encode_row(table, format, values, x.cols, codes.group, tensor, {}, {ranges, codes.choices},

@@ -20,6 +20,17 @@ void pack_nibbles(const std::uint8_t* codes, std::size_t pairs, std::uint8_t* ou
 
 }  // namespace
 
+TensorScale tensor_scale_of(const AnyFormat& format, MatrixView values) {
+  if (!format.info().tensor_scale) return {};
+  float amax = 0;
+  for (std::size_t row = 0; row < values.rows; ++row) {
+    for (std::size_t col = 0; col < values.cols; ++col) {
+      amax = std::max(amax, std::fabs(values.at(row, col)));
+    }
+  }
+  return format.tensor_scale(amax);
+}
+
 ScaleChoice with_scale(const ScaleChoice& choice, const FormatInfo& info, TensorScale tensor,
                        bool reciprocal, std::size_t side, float scale) {
   // Rounding is of magnitudes; types that hold no sign are asked for none.

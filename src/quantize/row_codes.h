@@ -66,6 +66,9 @@ struct RowCodes {
   }
 };
 
+/// The tensor scale of two-level formats for these (finite) values; 1 for all others.
+TensorScale tensor_scale_of(const AnyFormat& format, MatrixView values);
+
 /// A choice whose scale of one side (0 = of levels >= 0, or both; 1 = of negative ones) becomes the
 /// stored number nearest to `scale`.
 ScaleChoice with_scale(const ScaleChoice& choice, const FormatInfo& info, TensorScale tensor,
