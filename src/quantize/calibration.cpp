@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "nybble/error.h"
@@ -157,7 +158,12 @@ void Calibration::keep_sample(std::vector<Key> keys, std::vector<const float*> r
   std::iota(order.begin(), order.end(), std::size_t{0});
   const std::size_t count = std::min(options_.sample_rows, keys.size());
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(),
-                    [&](std::size_t a, std::size_t b) { return keys[a] < keys[b]; });
+                    [&](std::size_t a, std::size_t b) {
+                      const auto place = [&](std::size_t i) {
+                        return std::tuple(keys[i].hash, keys[i].stream, keys[i].token);
+                      };
+                      return place(a) < place(b);
+                    });
   order.resize(count);
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     return std::pair(keys[a].stream, keys[a].token) < std::pair(keys[b].stream, keys[b].token);
@@ -281,7 +287,7 @@ Calibration Calibration::transformed(const Transforms& transforms, Executor& exe
 
 void Calibration::save(const std::filesystem::path& path) const {
   SafetensorsWriter writer(path);
-  const auto add = [&](const char* name, TensorType type, std::vector<std::size_t> shape,
+  const auto add = [&](const char* name, TensorType type, const std::vector<std::size_t>& shape,
                        const auto& values) {
     writer.add(name, type, shape, std::as_bytes(std::span(values)));
   };
@@ -313,7 +319,7 @@ Calibration Calibration::load(const std::filesystem::path& path) {
     refuse("not a calibration (metadata nybble = 'calibration 1' is missing)");
   }
   const auto read = [&](const char* name, TensorType type, auto& values,
-                        std::vector<std::size_t> shape) {
+                        const std::vector<std::size_t>& shape) {
     const TensorView* tensor = file.find(name);
     if (tensor == nullptr) refuse(fmt::format("tensor {} is missing", name));
     if (tensor->type != type || tensor->shape != shape) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -79,7 +80,6 @@ class Calibration {
   /// A token's place in a random order of all tokens: the sample is the first ones of it.
   struct Key {
     std::uint64_t hash, stream, token;
-    friend auto operator<=>(const Key&, const Key&) = default;
   };
   [[nodiscard]] MatrixView view(std::size_t part) const {
     return {moment_[part].data(), channels_, channels_};
@@ -90,8 +90,8 @@ class Calibration {
 
   std::size_t channels_;
   CalibrationOptions options_;
-  std::size_t tokens_[2] = {0, 0};
-  std::vector<float> moment_[2];
+  std::array<std::size_t, 2> tokens_{};
+  std::array<std::vector<float>, 2> moment_;
   std::vector<float> cross_;
   std::vector<float> max_, min_;
   std::vector<double> sum_abs_;
