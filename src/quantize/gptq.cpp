@@ -374,8 +374,16 @@ class Quantizer {
   TensorScale tensor_;
 };
 
-void check(MatrixView weight, const Calibration& calibration, const GptqOptions& options) {
+void check(MatrixView weight, const AnyFormat& format, const Calibration& calibration,
+           const GptqOptions& options) {
   check_calibrated(weight, calibration, options.tensor_name);
+  if (format.info().double_quantized && !options.static_groups) {
+    throw Error(
+        ErrorCode::bad_option,
+        fmt::format("{}: format '{}' quantizes all scales together before codes are chosen, "
+                    "expected static_groups=true",
+                    options.tensor_name, format.info().spec));
+  }
   if (options.damping && !(options.damping->amount >= 0 && options.damping->amount <= 1e6F)) {
     throw Error(ErrorCode::bad_option, fmt::format("{}: damping {}, expected 0 to 1e6",
                                                    options.tensor_name, options.damping->amount));
@@ -392,14 +400,14 @@ void check(MatrixView weight, const Calibration& calibration, const GptqOptions&
 
 GptqResult quantize_gptq(MatrixView weight, const AnyFormat& format, const Calibration& calibration,
                          Executor& executor, const GptqOptions& options) {
-  check(weight, calibration, options);
+  check(weight, format, calibration, options);
   return Quantizer(weight, format, calibration, executor, options).run();
 }
 
 DampingTrial try_dampings(MatrixView weight, const AnyFormat& format,
                           const Calibration& calibration, Executor& executor,
                           const GptqOptions& options, std::span<const Damping> tried) {
-  check(weight, calibration, options);
+  check(weight, format, calibration, options);
   return Quantizer(weight, format, calibration, executor, options).try_dampings(tried);
 }
 

@@ -223,6 +223,13 @@ TEST(Gptq, RefusesWhatItCannotUse) {
   bad = {};
   bad.descent_passes = -1;
   EXPECT_EQ(run(layer.calibration, bad), static_cast<int>(ErrorCode::bad_option));
+  GptqOptions dynamic;
+  dynamic.static_groups = false;
+  EXPECT_EQ(code_of([&] {
+              quantize_gptq(layer.view(), parse_format("nf4:double=true"), layer.calibration,
+                            serial, dynamic);
+            }),
+            static_cast<int>(ErrorCode::bad_option));
   layer.weight[40] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(run(layer.calibration, {}), static_cast<int>(ErrorCode::bad_value));
   std::vector<float> zeros(64 * 32);
