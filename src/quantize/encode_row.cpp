@@ -17,10 +17,17 @@ void encode_row(const kernels::KernelTable& table, const AnyFormat& format, cons
   } else {
     for (std::size_t g = 0; g < groups; ++g) {
       const std::size_t begin = g * group;
+      const std::size_t size = std::min(group, count - begin);
+      if (search.moment != nullptr) {
+        const float* block = search.moment + begin * search.moment_stride + begin;
+        scratch.choices[g] =
+            search_group_output(format, search, x + begin, block, size, scratch.ranges[g], tensor);
+        continue;
+      }
       scratch.choices[g] =
           search_group(table, format, search, x + begin,
-                       search.importance == nullptr ? nullptr : search.importance + begin,
-                       std::min(group, count - begin), scratch.ranges[g], tensor);
+                       search.importance == nullptr ? nullptr : search.importance + begin, size,
+                       scratch.ranges[g], tensor);
     }
   }
 

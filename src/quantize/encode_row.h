@@ -18,7 +18,8 @@ struct RowScratch {
 };
 
 /// Chooses every group's scale and encodes `count` values (the last group may be shorter): one code
-/// a byte, what is stored in scratch.choices. Allocates nothing.
+/// a byte, what is stored in scratch.choices. Allocates nothing, but for a search with a
+/// moment.
 void encode_row(const kernels::KernelTable& table, const AnyFormat& format, const float* x,
                 std::size_t count, std::size_t group, TensorScale tensor, const ScaleSearch& search,
                 const RowScratch& scratch, std::uint8_t* codes);

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
+
+#include "nybble/format/element.h"
+#include "nybble/format/scale.h"
 
 namespace nybble {
 
@@ -60,45 +64,12 @@ bool same(const ScaleChoice& a, const ScaleChoice& b) {
          a.scale.zero == b.scale.zero;
 }
 
-}  // namespace
-
-ScaleSearch calibrated_search(const float* importance) {
-  return {.grid = 50,
-          .smallest = 0.3F,
-          .importance = importance,
-          .largest = 1.15F,
-          .zero_steps = 1,
-          .both_signs = true};
-}
-
-ScaleChoice search_group(const kernels::KernelTable& table, const AnyFormat& format,
-                         const ScaleSearch& search, const float* x, const float* importance,
-                         std::size_t count, GroupRange range, TensorScale tensor) {
-  const EncodeTable& encode = format.encode_table();
+/// Calls add(choice) for every candidate of a group.
+template <class Add>
+void for_each_candidate(const AnyFormat& format, const ScaleSearch& search, GroupRange range,
+                        TensorScale tensor, const Add& add) {
   const bool signs = search.both_signs && signs_differ(format.info());
   const bool zeros = format.info().layout == ScaleLayout::zero_point;
-  ScaleChoice batch[kCandidateBatch];
-  float positive[kCandidateBatch];
-  float negative[kCandidateBatch];
-  std::size_t waiting = 0;
-  std::optional<BestChoice> best;
-  const auto judge = [&] {
-    table.group_errors(
-        {&encode, x, importance, count, batch, waiting, tensor.scale, positive, negative});
-    for (std::size_t i = 0; i < waiting; ++i) {
-      if (!best) {
-        best.emplace(format.info().layout == ScaleLayout::sign_split, batch[0], positive[0],
-                     negative[0]);
-      } else {
-        best->offer(batch[i], positive[i], negative[i]);
-      }
-    }
-    waiting = 0;
-  };
-  const auto add = [&](const ScaleChoice& choice) {
-    batch[waiting++] = choice;
-    if (waiting == kCandidateBatch) judge();
-  };
   const auto add_variants = [&](const ScaleChoice& choice) {
     add(choice);
     if (signs) {
@@ -124,13 +95,87 @@ ScaleChoice search_group(const kernels::KernelTable& table, const AnyFormat& for
   for (int i = from_one ? 1 : 0; search.grid > 1 && i < search.grid; ++i) {
     const float step = static_cast<float>(i) / static_cast<float>(search.grid - 1);
     const float shrink = search.largest - (search.largest - search.smallest) * step;
-    const ScaleChoice choice = format.choose(range, tensor, shrink);
+    const float most = absmax(range) * shrink;
+    const ScaleChoice choice =
+        search.cut_ends
+            ? format.choose({std::min(range.max, most), std::max(range.min, -most)}, tensor, 1)
+            : format.choose(range, tensor, shrink);
     if (same(choice, last)) continue;  // coarse scale types repeat themselves
     last = choice;
     add_variants(choice);
   }
+}
+
+}  // namespace
+
+ScaleSearch calibrated_search(const float* importance) {
+  return {.grid = 50,
+          .smallest = 0.3F,
+          .importance = importance,
+          .largest = 1.15F,
+          .zero_steps = 1,
+          .both_signs = true};
+}
+
+ScaleChoice search_group(const kernels::KernelTable& table, const AnyFormat& format,
+                         const ScaleSearch& search, const float* x, const float* importance,
+                         std::size_t count, GroupRange range, TensorScale tensor) {
+  const EncodeTable& encode = format.encode_table();
+  ScaleChoice batch[kCandidateBatch];
+  float positive[kCandidateBatch];
+  float negative[kCandidateBatch];
+  std::size_t waiting = 0;
+  std::optional<BestChoice> best;
+  const auto judge = [&] {
+    table.group_errors(
+        {&encode, x, importance, count, batch, waiting, tensor.scale, positive, negative});
+    for (std::size_t i = 0; i < waiting; ++i) {
+      if (!best) {
+        best.emplace(format.info().layout == ScaleLayout::sign_split, batch[0], positive[0],
+                     negative[0]);
+      } else {
+        best->offer(batch[i], positive[i], negative[i]);
+      }
+    }
+    waiting = 0;
+  };
+  const auto add = [&](const ScaleChoice& choice) {
+    batch[waiting++] = choice;
+    if (waiting == kCandidateBatch) judge();
+  };
+  for_each_candidate(format, search, range, tensor, add);
   if (waiting != 0) judge();
   return best->best();
+}
+
+ScaleChoice search_group_output(const AnyFormat& format, const ScaleSearch& search, const float* x,
+                                const float* moment, std::size_t count, GroupRange range,
+                                TensorScale tensor) {
+  const EncodeTable& encode = format.encode_table();
+  ScaleChoice best;
+  float least = 0;
+  bool first = true;
+  std::vector<float> error(count);
+  for_each_candidate(format, search, range, tensor, [&](const ScaleChoice& choice) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const float level = encode.level[encode_value(encode, choice, x[i])];
+      const float by = level < 0 ? choice.scale.negative : choice.scale.positive;
+      error[i] = x[i] - (level - choice.scale.zero) * (by * tensor.scale);
+    }
+    float sum = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const float* row = moment + i * search.moment_stride;
+      float product = 0;
+      for (std::size_t j = 0; j < i; ++j) product += row[j] * error[j];
+      sum += error[i] * (2 * product + row[i] * error[i]);
+    }
+    if (first || sum < least) {
+      best = choice;
+      least = sum;
+      first = false;
+    }
+  });
+  return best;
 }
 
 }  // namespace nybble

@@ -62,9 +62,12 @@ class RtnStep final : public Rounding {
 
 class ClipStep final : public Rounding {
  public:
-  ClipStep(std::string spec, ClipSearchOptions options, bool weighted)
-      : Rounding(std::move(spec)), options_(std::move(options)), weighted_(weighted) {}
-  [[nodiscard]] bool calibrated() const override { return weighted_; }
+  /// What errors are weighed by.
+  enum class Loss : std::uint8_t { plain, diagonal, group };
+
+  ClipStep(std::string spec, ClipSearchOptions options, Loss loss)
+      : Rounding(std::move(spec)), options_(std::move(options)), loss_(loss) {}
+  [[nodiscard]] bool calibrated() const override { return loss_ != Loss::plain; }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
     state.quantized = round(state);
   }
@@ -77,8 +80,10 @@ class ClipStep final : public Rounding {
     ClipSearchOptions options = options_;
     options.tensor_name = state.name;
     std::vector<float> importance;
-    if (weighted_) {
-      const std::vector<float> moment = state.calibration.second_moment();
+    std::vector<float> moment;
+    if (loss_ != Loss::plain) moment = state.calibration.second_moment();
+    if (loss_ == Loss::group) options.moment = {moment.data(), state.cols, state.cols};
+    if (loss_ == Loss::diagonal) {
       for (std::size_t i = 0; i < state.cols; ++i) {
         importance.push_back(moment[i * state.cols + i] /
                              static_cast<float>(state.calibration.tokens()));
@@ -89,7 +94,7 @@ class ClipStep final : public Rounding {
   }
 
   ClipSearchOptions options_;
-  bool weighted_;
+  Loss loss_;
 };
 
 class GptqStep final : public Rounding {
@@ -292,9 +297,13 @@ std::unique_ptr<MethodStep> make_clip(SpecOptions& options) {
   ClipSearchOptions clip;
   clip.grid = options.integer("grid", clip.grid, 2, 10000);
   clip.smallest = static_cast<float>(options.number("smallest", 0.2, 0.001, 0.999));
-  const bool weighted = options.flag("weighted", true);
+  const std::string loss = options.choice("loss", {"diagonal", "group", "plain"});
+  clip.cut_ends = options.flag("cut_ends", false);
   options.finish();
-  return std::make_unique<ClipStep>(options.canonical(), clip, weighted);
+  return std::make_unique<ClipStep>(options.canonical(), clip,
+                                    loss == "plain"   ? ClipStep::Loss::plain
+                                    : loss == "group" ? ClipStep::Loss::group
+                                                      : ClipStep::Loss::diagonal);
 }
 
 std::unique_ptr<MethodStep> make_gptq(SpecOptions& options) {
@@ -385,7 +394,10 @@ const std::vector<MethodFamily>& method_families() {
   static const std::vector<MethodFamily> families = {
       {"rtn", "round to nearest, each format's own scales", "none", make_rtn},
       {"clip", "clip search: the scale of each group with the least squared error",
-       "grid=2..10000, smallest=0.001..0.999, weighted=true|false (by the mean of x^2)", make_clip},
+       "grid=2..10000, smallest=0.001..0.999, loss=diagonal|group|plain (by the mean of x^2; of "
+       "the "
+       "group's output, as AWQ; unweighted), cut_ends=false|true",
+       make_clip},
       {"gptq", "GPTQ with searched scales, coordinate descent and refitted scales",
        "order=activation|group_aware|natural, act_order=true|false, static_groups=true|false, "
        "stale_groups=false|true, zero_dead=false|true, scales=search|range, damp=auto|0..1000, "

@@ -114,9 +114,19 @@ QuantizedMatrix quantize_clip_search(MatrixView weight, const AnyFormat& format,
                               options.tensor_name, i, options.importance[i]));
     }
   }
+  if (options.moment.data != nullptr &&
+      (options.moment.rows != weight.cols || options.moment.cols != weight.cols)) {
+    throw Error(ErrorCode::bad_shape,
+                fmt::format("{}: moment {} x {}, expected {} x {}", options.tensor_name,
+                            options.moment.rows, options.moment.cols, weight.cols, weight.cols));
+  }
   return quantize(weight, format, executor, options,
-                  {options.grid, options.smallest,
-                   options.importance.empty() ? nullptr : options.importance.data()});
+                  {.grid = options.grid,
+                   .smallest = options.smallest,
+                   .importance = options.importance.empty() ? nullptr : options.importance.data(),
+                   .cut_ends = options.cut_ends,
+                   .moment = options.moment.data,
+                   .moment_stride = options.moment.stride});
 }
 
 }  // namespace nybble

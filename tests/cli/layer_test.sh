@@ -65,8 +65,8 @@ expect_output '"sqnr_calibration_db":null' '"sqnr_test_db":null' '"format":"int4
   '"decisions":{}' -- layer --weights in/w.npy --format int4:group=32 --method rtn --json
 expect_same 'keys without inputs' "$(keys out)" "rows cols format method activations \
 bits_per_weight weight_sqnr_db sqnr_calibration_db sqnr_test_db seconds peak_bytes decisions "
-expect_output '"activations":"mxfp4"' '"method":"clip:weighted=false"' -- \
-  layer --weights in/w.npy --test in/t.npy --format nf4 --method clip:weighted=false \
+expect_output '"activations":"mxfp4"' '"method":"clip:loss=plain"' -- \
+  layer --weights in/w.npy --test in/t.npy --format nf4 --method clip:loss=plain \
   --activations mxfp4 --json
 expect_output '"method":"gptq"' -- \
   layer --weights in/w.npy --calibration in/x.npy --format mxfp4 --json

@@ -8,6 +8,7 @@
 
 #include "nybble/format/registry.h"
 #include "nybble/quantize/awq.h"
+#include "nybble/quantize/clip_search.h"
 #include "nybble/quantize/method.h"
 #include "nybble/quantize/smoothquant.h"
 #include "src/quantize/channel_search.h"
@@ -62,6 +63,39 @@ TEST(GoldenAwq, RatiosAndCodes) {
               << row << " " << col;
         }
       }
+      ++compared;
+    }
+  }
+  EXPECT_GE(compared, 8U);
+}
+
+/// AWQ's clip search alone: the same grid, loss and clipping. Its code judges on one token of
+/// tokens / 512, here all count: the difference is what that sample is worth.
+TEST(GoldenAwq, ClipSearch) {
+  NYBBLE_GOLDEN_OR_SKIP(root, "quantizers");
+  SerialExecutor serial;
+  std::size_t compared = 0;
+  for (const auto& folder : golden_problems(root, 140000)) {
+    const GoldenProblem problem(folder);
+    const std::vector<float> moment = problem.calibration.second_moment();
+    const std::size_t k = problem.weight.shape[1];
+    for (const std::string group : {"pc", "g128", "g64", "g32"}) {
+      const std::string name = "awq.asym." + group + ".clip_only";
+      if (!problem.results.contains(name) || !problem.results[name].contains("sqnr_test")) continue;
+      ClipSearchOptions options;
+      options.grid = 10;
+      options.smallest = 0.55F;
+      options.cut_ends = true;
+      options.moment = {moment.data(), k, k};
+      const QuantizedLayer layer{
+          quantize_clip_search(problem.weight.view(), awq_format(group_of(name)), serial, options),
+          {},
+          {},
+          0};
+      EXPECT_NEAR(
+          output_sqnr_db(problem.test_inputs.view(), problem.weight.view(), layer, {}, serial),
+          problem.results[name]["sqnr_test"].get<double>(), 0.1)
+          << problem.name << " " << name;
       ++compared;
     }
   }

@@ -18,7 +18,7 @@ namespace {
 
 TEST(Method, SpecsParseBackToThemselves) {
   for (const char* spec :
-       {"rtn", "clip", "clip:grid=40", "clip:weighted=false", "gptq", "gptq:damp=0.05",
+       {"rtn", "clip", "clip:grid=40", "clip:loss=plain", "gptq", "gptq:damp=0.05",
         "gptq:order=group_aware,damp=0.5,damp_of=diagonal,refine=cd", "awq+gptq",
         "awq:form=duo,grid=10+rtn", "smoothquant:alpha=0.5+hadamard:block=32+gptq:refine=none"}) {
     EXPECT_EQ(Method(Method(spec).spec()).spec(), Method(spec).spec()) << spec;
@@ -27,7 +27,7 @@ TEST(Method, SpecsParseBackToThemselves) {
   EXPECT_EQ(Method("awq:form=best+gptq:damp=auto").spec(), "awq+gptq");
   EXPECT_TRUE(Method("awq+rtn").calibrated());
   EXPECT_FALSE(Method("hadamard+rtn").calibrated());
-  EXPECT_FALSE(Method("clip:weighted=false").calibrated());
+  EXPECT_FALSE(Method("clip:loss=plain").calibrated());
 }
 
 TEST(Method, BadSpecsSayWhatIsAllowed) {
@@ -156,6 +156,41 @@ TEST(Method, ClipWeighsByTheMomentsDiagonal) {
                                              &layer.calibration, serial);
   EXPECT_EQ(ours.weight.codes, expected.codes);
   EXPECT_EQ(ours.weight.scales, expected.scales);
+}
+
+/// The group's own share of the output decides, for every layout of scales: never worse in it than
+/// round to nearest or the diagonal's choice.
+TEST(Method, ClipByTheGroupsOutput) {
+  const SmallLayer layer;
+  SerialExecutor serial;
+  const std::vector<float> moment = layer.calibration.second_moment();
+  const auto group_error = [&](const QuantizedLayer& result) {
+    const std::vector<float> ours = effective_weight(result, serial);
+    double sum = 0;
+    for (std::size_t row = 0; row < layer.rows; ++row) {
+      for (std::size_t i = 0; i < layer.cols; ++i) {
+        for (std::size_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) {
+          sum += static_cast<double>(layer.view().at(row, i) - ours[row * layer.cols + i]) *
+                 static_cast<double>(layer.view().at(row, j) - ours[row * layer.cols + j]) *
+                 static_cast<double>(moment[i * layer.cols + j]);
+        }
+      }
+    }
+    return sum;
+  };
+  for (const char* spec : {"int4", "int4:zero_point=true", "amxfp4", "mxfp4", "nf4:block=32"}) {
+    SCOPED_TRACE(spec);
+    const auto run = [&](const char* method) {
+      return group_error(quantize_layer(layer.view(), parse_format(spec), Method(method),
+                                        &layer.calibration, serial));
+    };
+    EXPECT_LE(run("clip:loss=group"), run("rtn") * (1 + 1e-5));
+    EXPECT_LE(run("clip:loss=group,cut_ends=true"), run("rtn") * (1 + 1e-5));
+    // Where both signs share their candidates: sign-split formats choose sides apart.
+    if (std::string(spec) != "amxfp4") {
+      EXPECT_LE(run("clip:loss=group"), run("clip") * (1 + 1e-5));
+    }
+  }
 }
 
 /// Outlier channels are what AWQ is for; where there are none, it must do no harm.

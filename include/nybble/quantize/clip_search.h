@@ -12,6 +12,12 @@ struct ClipSearchOptions : QuantizeOptions {
   /// Importance of each input channel, K values >= 0 (for example the mean of x^2 of a calibration
   /// set): weighs the squared errors. Empty = all alike.
   std::span<const float> importance = {};
+  /// Second moment X^T X of the inputs, K x K: the error is that of each group's share of the
+  /// output (AWQ's loss), not importance. Empty (null data) = none.
+  MatrixView moment = {};
+  /// AWQ's clipping: values are cut at the shrunken largest magnitude of the group, so that the
+  /// nearer end of its range moves only once it is reached. false: both ends shrink.
+  bool cut_ends = false;
 };
 
 /// Per group, the scale among `grid` shrunken ranges (and the format's own candidates) with the
