@@ -62,18 +62,20 @@ OrderedHessian order_hessian(MatrixView moment, Damping damping, ColumnOrder ord
   const auto mean = static_cast<float>(sum / static_cast<double>(k));
   out.order = column_order(diagonal, order, group);
   out.values.resize(k * k);
-  const auto fill = [&](std::vector<float>& values, const Damping& by) {
+  out.factor.resize(k * k);
+  const auto fill = [&](const Damping& by) {
     executor.parallel_for(k, [&](std::size_t i) {
       const float* row = moment.row(out.order[i]);
-      for (std::size_t j = 0; j < k; ++j) values[i * k + j] = row[out.order[j]];
+      float* values = &out.values[i * k];
+      for (std::size_t j = 0; j < k; ++j) values[j] = row[out.order[j]];
       const float element = diagonal[out.order[i]];
-      values[i * k + i] = element + by.amount * (by.kind == Damping::Kind::mean ? mean : element);
+      values[i] = element + by.amount * (by.kind == Damping::Kind::mean ? mean : element);
+      std::copy_n(values, k, &out.factor[i * k]);
     });
   };
   constexpr int kMostRaises = 8;
   for (;; ++out.damping_raised) {
-    fill(out.values, damping);
-    out.factor = out.values;
+    fill(damping);
     if (linalg::invert_to_upper_factor({out.factor.data(), k, k}, executor)) break;
     if (out.damping_raised == kMostRaises) {
       throw Error(

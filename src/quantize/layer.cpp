@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "kernels/registry.h"
 #include "nybble/error.h"
@@ -40,7 +41,7 @@ void LayerState::scale_channels(const std::vector<float>& scale) {
   }
   Transforms step;
   for (const float value : scale) step.channel_scale.scale.push_back(1 / value);
-  calibration = calibration.transformed(step, *executor);
+  calibration = std::make_shared<const Calibration>(calibration->transformed(step, *executor));
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t col = 0; col < cols; ++col) weight[row * cols + col] *= scale[col];
   }
@@ -54,13 +55,13 @@ double LayerState::error_of(const QuantizedMatrix& matrix) const {
   dequantize(matrix, {decoded.data(), rows, cols}, *executor);
   if (!activations) {
     for (std::size_t i = 0; i < decoded.size(); ++i) decoded[i] -= weight[i];
-    const bool held_out = calibration.held_out_tokens() != 0;
-    const MatrixView moment = held_out ? calibration.held_out_moment() : calibration.fit_moment();
+    const bool held_out = calibration->held_out_tokens() != 0;
+    const MatrixView moment = held_out ? calibration->held_out_moment() : calibration->fit_moment();
     const double whole = quadratic_form(view(), moment, *executor);
     const double error = quadratic_form({decoded.data(), rows, cols}, moment, *executor);
     return whole > 0 ? error / whole : 0;
   }
-  const MatrixView x = calibration.samples();
+  const MatrixView x = calibration->samples();
   std::vector<float> inputs(x.data, x.data + x.rows * cols);
   const MutableMatrixView quantized_inputs(inputs.data(), x.rows, cols);
   fake_quantize_rows(quantized_inputs, *activations, *executor);
@@ -114,7 +115,8 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
                    weight.rows,
                    weight.cols,
                    {},
-                   calibration == nullptr ? Calibration(1) : *calibration,
+                   // Not owned: it outlives this call.
+                   std::shared_ptr<const Calibration>(std::shared_ptr<void>(), calibration),
                    {},
                    std::nullopt,
                    {}};

@@ -81,12 +81,12 @@ class ClipStep final : public Rounding {
     options.tensor_name = state.name;
     std::vector<float> importance;
     std::vector<float> moment;
-    if (loss_ != Loss::plain) moment = state.calibration.second_moment();
+    if (loss_ != Loss::plain) moment = state.calibration->second_moment();
     if (loss_ == Loss::group) options.moment = {moment.data(), state.cols, state.cols};
     if (loss_ == Loss::diagonal) {
       for (std::size_t i = 0; i < state.cols; ++i) {
         importance.push_back(moment[i * state.cols + i] /
-                             static_cast<float>(state.calibration.tokens()));
+                             static_cast<float>(state.calibration->tokens()));
       }
       options.importance = importance;
     }
@@ -106,7 +106,7 @@ class GptqStep final : public Rounding {
     GptqOptions options = options_;
     options.tensor_name = state.name;
     GptqResult result =
-        quantize_gptq(state.view(), state.format, state.calibration, *state.executor, options);
+        quantize_gptq(state.view(), state.format, *state.calibration, *state.executor, options);
     if (!result.permutation.source.empty()) {
       if (state.transforms.hadamard.block != 0) {
         throw Error(ErrorCode::bad_option,
@@ -133,7 +133,7 @@ class GptqStep final : public Rounding {
     state.decisions.emplace_back("refined error", fmt::format("{:.5g}", report.error));
   }
   [[nodiscard]] double trial_error(const LayerState& state) const override {
-    if (state.calibration.held_out_tokens() == 0) {
+    if (state.calibration->held_out_tokens() == 0) {
       return state.error_of(quantize_rtn(state.view(), state.format, *state.executor));
     }
     constexpr Damping kTried[] = {{Damping::Kind::mean, 0.01F}, {Damping::Kind::diagonal, 0.1F}};
@@ -143,7 +143,7 @@ class GptqStep final : public Rounding {
     const std::span<const Damping> tried = options.damping
                                                ? std::span<const Damping>(&*options.damping, 1)
                                                : std::span<const Damping>(kTried);
-    return try_dampings(state.view(), state.format, state.calibration, *state.executor, options,
+    return try_dampings(state.view(), state.format, *state.calibration, *state.executor, options,
                         tried)
         .error;
   }
@@ -180,8 +180,8 @@ class OmniQuantStep final : public Rounding {
     if (options.let == OmniQuantOptions::Let::on) {
       state.scale_channels(std::vector<float>(state.cols, 1.0F));
     }
-    OmniQuantResult result =
-        quantize_omniquant(state.view(), state.format, state.calibration, *state.executor, options);
+    OmniQuantResult result = quantize_omniquant(state.view(), state.format, *state.calibration,
+                                                *state.executor, options);
     if (!result.scale.empty()) {
       state.decisions.emplace_back("omniquant alpha", fmt::format("{:g}", result.alpha));
       state.scale_channels(result.scale);
@@ -204,7 +204,7 @@ class AwqStep final : public InputTransform {
     AwqOptions options = options_;
     options.tensor_name = state.name;
     const AwqResult found =
-        search_awq_scale(state.view(), state.format, state.calibration, *state.executor, options);
+        search_awq_scale(state.view(), state.format, *state.calibration, *state.executor, options);
     // Rounding that makes up for errors may need less of it, or none.
     double power = 1;
     if (!always_) {
@@ -248,7 +248,7 @@ class SmoothQuantStep final : public InputTransform {
     options.tensor_name = state.name;
     options.activations = state.activations;
     const SmoothQuantResult found = search_smoothquant_scale(
-        state.view(), state.format, state.calibration, *state.executor, options);
+        state.view(), state.format, *state.calibration, *state.executor, options);
     state.decisions.emplace_back("smoothquant alpha", fmt::format("{:g}", found.alpha));
     state.scale_channels(found.scale);
   }
@@ -264,7 +264,7 @@ class QepStep final : public InputTransform {
   [[nodiscard]] bool calibrated() const override { return true; }
   [[nodiscard]] bool needs_originals() const override { return true; }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
-    state.weight = correct_for_inputs(state.view(), state.calibration, alpha_, damping_,
+    state.weight = correct_for_inputs(state.view(), *state.calibration, alpha_, damping_,
                                       *state.executor, state.name);
   }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <memory>
 #include <random>
 
 #include "nybble/error.h"
@@ -37,8 +38,9 @@ void rotate(LayerState& state, std::size_t block, std::uint64_t seed) {
     // Orthonormal: (T x) (T w) = x w.
     apply_input(step, before.data(), k, values);
   });
-  if (state.calibration.tokens() != 0) {
-    state.calibration = state.calibration.transformed(step, *state.executor);
+  if (state.calibration != nullptr) {
+    state.calibration =
+        std::make_shared<const Calibration>(state.calibration->transformed(step, *state.executor));
   }
   state.transforms.hadamard = std::move(step.hadamard);
 }

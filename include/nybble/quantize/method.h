@@ -24,7 +24,7 @@ struct LayerState {
   Executor* executor;
   std::size_t rows, cols;  ///< N, K
   std::vector<float> weight;
-  Calibration calibration;
+  std::shared_ptr<const Calibration> calibration;  ///< null: none
   Transforms transforms;
   std::optional<QuantizedMatrix> quantized;
   /// What was decided, for people: {"awq exponent", "0.45"}.
@@ -46,7 +46,7 @@ class MethodStep {
   /// Name and options, as parse_method takes them.
   [[nodiscard]] virtual std::string spec() const = 0;
   [[nodiscard]] virtual bool rounds() const = 0;
-  /// Needs calibration (state.calibration has seen tokens).
+  /// Needs calibration (state.calibration is not null).
   [[nodiscard]] virtual bool calibrated() const = 0;
   /// Needs the original inputs beside those of quantized layers (Calibration::cross_moment).
   [[nodiscard]] virtual bool needs_originals() const { return false; }
