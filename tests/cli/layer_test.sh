@@ -213,7 +213,6 @@ for command in 'layer --format int4 --out nothing/w.npy' \
   expect_exit 2 '--calibration' "$@" --method rtn --activations mxfp4
   set -- $command --weights in/w.npy --calibration in/x.npy
   expect_exit 2 "'gptq' rounds and must come last" "$@" --method gptq+awq
-  expect_exit 2 "'awq' does not round" "$@" --method awq
   expect_exit 2 "unknown step 'magic', expected one of rtn, clip" "$@" --method magic
   expect_exit 2 "unknown step ''" "$@" --method awq+
   expect_exit 2 "unknown option 'dump', allowed: .*damp" "$@" --method gptq:dump=1
@@ -251,6 +250,8 @@ for option in csv out-json chart; do
 done
 expect_exit 2 'named for two outputs' sweep --weights in/w.npy --test in/t.npy --method rtn \
   --csv nothing/same --chart nothing/../nothing/same
+expect_output '"method":"awq+clip:loss=group"' -- layer --weights in/w.npy --calibration in/x.npy \
+  --format int4 --method awq --json
 # qep wants the inputs as they were.
 expect_output '"method":"qep+gptq"' -- layer --weights in/w.npy --calibration in/x.npy \
   --calibration-original in/x.npy --test in/t.npy --test-original in/t.npy --format int4 \

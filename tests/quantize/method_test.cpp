@@ -25,6 +25,10 @@ TEST(Method, SpecsParseBackToThemselves) {
   }
   EXPECT_EQ(Method("gptq:refine=full").spec(), "gptq");
   EXPECT_EQ(Method("awq:form=best+gptq:damp=auto").spec(), "awq+gptq");
+  // A step that rounds is added where there is none.
+  EXPECT_EQ(Method("awq").spec(), "awq+clip:loss=group");
+  EXPECT_EQ(Method("smoothquant:alpha=0.5").spec(), "smoothquant:alpha=0.5+rtn");
+  EXPECT_EQ(Method("smoothquant+hadamard").spec(), "smoothquant+hadamard+rtn");
   EXPECT_TRUE(Method("awq+rtn").calibrated());
   EXPECT_FALSE(Method("hadamard+rtn").calibrated());
   EXPECT_FALSE(Method("clip:loss=plain").calibrated());
@@ -46,7 +50,6 @@ TEST(Method, BadSpecsSayWhatIsAllowed) {
   expect_part("", "expected one of rtn, clip, gptq");
   expect_part("gptq2", "unknown step 'gptq2'");
   expect_part("gptq+", "unknown step ''");
-  expect_part("awq", "does not round");
   expect_part("gptq+awq", "rounds and must come last");
   expect_part("gptq+rtn", "rounds and must come last");
   expect_part("gptq:damp=-1", "expected a number from 0 to 1000");

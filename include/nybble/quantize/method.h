@@ -66,7 +66,8 @@ struct MethodFamily {
 };
 const std::vector<MethodFamily>& method_families();
 
-/// Steps joined by '+', each `name[:key=value,...]`: "awq+gptq:damp=0.01". The last one rounds.
+/// Steps joined by '+', each `name[:key=value,...]`: "awq+gptq:damp=0.01". The last one rounds;
+/// where none does, clip:loss=group follows awq, as in its paper, and rtn all others.
 class Method {
  public:
   /// Throws bad_option with what is allowed.
@@ -77,6 +78,8 @@ class Method {
   [[nodiscard]] const std::vector<std::unique_ptr<MethodStep>>& steps() const { return steps_; }
 
  private:
+  void add_step(std::string_view spec, std::string_view step);
+
   std::vector<std::unique_ptr<MethodStep>> steps_;
 };
 
