@@ -143,7 +143,7 @@ TEST(GoldenGptq, DefaultsBeatEveryReference) {
   const Method method("awq+gptq");
   double sum = 0;
   std::size_t compared = 0;
-  for (const auto& folder : golden_problems(root, kSanitized ? 5000 : 70000)) {
+  for (const auto& folder : golden_problems(root, kSanitized ? 10000 : 70000)) {
     const GoldenProblem problem(folder);
     std::map<std::string, double> best;
     for (const auto& [name, result] : problem.results.items()) {
