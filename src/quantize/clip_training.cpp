@@ -5,21 +5,14 @@
 
 #include "kernels/registry.h"
 #include "src/linalg/dense.h"
-#include "src/quantize/channel_search.h"
 #include "src/quantize/encode_row.h"
 
 namespace nybble {
 
-TensorScale tensor_scale_of(MatrixView weight, const AnyFormat& format) {
-  if (!format.info().tensor_scale) return {};
-  const std::vector<float> largest = column_max_abs(weight);
-  return format.tensor_scale(*std::max_element(largest.begin(), largest.end()));
-}
-
 RowCodes searched_codes(MatrixView weight, const AnyFormat& format, const ScaleSearch& search,
                         Executor& executor) {
   const kernels::KernelTable& table = *kernels::select().table;
-  RowCodes out(format, weight.rows, weight.cols, tensor_scale_of(weight, format));
+  RowCodes out(format, weight.rows, weight.cols, tensor_scale_of(format, weight));
   executor.parallel_for(weight.rows, [&](std::size_t row) {
     std::vector<GroupRange> ranges(out.groups);
     encode_row(table, format, weight.row(row), out.cols, out.group, out.tensor, search,

@@ -17,9 +17,6 @@ struct RowLoss {
   std::vector<float> linear;  ///< d of every row, N x K, or empty: 0
 };
 
-/// The tensor-level scale that `weight` gets.
-TensorScale tensor_scale_of(MatrixView weight, const AnyFormat& format);
-
 /// Codes and scales of all rows by `search`.
 RowCodes searched_codes(MatrixView weight, const AnyFormat& format, const ScaleSearch& search,
                         Executor& executor);

@@ -21,7 +21,7 @@ namespace nybble {
 
 namespace {
 
-/// The awq step shows its options as "awq" alone where all are defaults, and so on.
+/// A step and the canonical text that makes it again.
 class NamedStep : public MethodStep {
  public:
   explicit NamedStep(std::string spec) : spec_(std::move(spec)) {}

@@ -127,7 +127,7 @@ class OmniQuant {
       for (std::size_t i = 0; i < k_; ++i) importance[i] = loss.moment[i * k_ + i];
       return searched_codes(view(scaled), format_, calibrated_search(importance.data()), executor_);
     }
-    RowCodes out(format_, n_, k_, tensor_scale_of(view(scaled), format_));
+    RowCodes out(format_, n_, k_, tensor_scale_of(format_, view(scaled)));
     const auto log = static_cast<float>(options_.clip ? std::log(kPublishedClip) : 0);
     const std::vector<ClipLogs> logs(out.groups, {log, log});
     const std::vector<bool> negated(out.choices.size());
@@ -258,7 +258,7 @@ class OmniQuant {
   void round_jointly(Joint& now) const {
     for (std::size_t i = 0; i < k_; ++i) now.scale[i] = std::exp(now.scale_logs[i]);
     now.scaled = scaled_weight(now.scale);
-    now.codes.tensor = tensor_scale_of(view(now.scaled), format_);
+    now.codes.tensor = tensor_scale_of(format_, view(now.scaled));
     const std::size_t groups = now.codes.groups;
     executor_.parallel_for(n_, [&](std::size_t row) {
       round_clipped(&now.scaled[row * k_], &now.clips.logs[row * groups], now.clips.negated, row,
