@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/registry.h"
-#include "src/quantize/encode_row.h"
 #include "src/quantize/row_codes.h"
 
 namespace nybble {
@@ -33,7 +31,6 @@ std::vector<float> column_max_abs(MatrixView matrix) {
 std::vector<float> round_scaled(MatrixView weight, const AnyFormat& format,
                                 std::span<const float> scale, const ScaleSearch& search,
                                 Executor& executor) {
-  const kernels::KernelTable& table = *kernels::select().table;
   const std::size_t k = weight.cols;
   std::vector<float> out(weight.rows * k);
   executor.parallel_for(weight.rows, [&](std::size_t row) {
@@ -41,7 +38,6 @@ std::vector<float> round_scaled(MatrixView weight, const AnyFormat& format,
       out[row * k + col] = weight.at(row, col) * (scale.empty() ? 1.0F : scale[col]);
     }
   });
-  const TensorScale tensor = tensor_scale_of(format, {out.data(), weight.rows, k});
   std::vector<float> importance;
   ScaleSearch scaled_search = search;
   if (search.importance != nullptr) {
@@ -51,12 +47,7 @@ std::vector<float> round_scaled(MatrixView weight, const AnyFormat& format,
     }
     scaled_search.importance = importance.data();
   }
-  RowCodes rows(format, weight.rows, k, tensor);
-  executor.parallel_for(weight.rows, [&](std::size_t row) {
-    std::vector<GroupRange> ranges(rows.groups);
-    encode_row(table, format, &out[row * k], k, rows.group, tensor, scaled_search,
-               {ranges, {&rows.choices[row * rows.groups], rows.groups}}, &rows.codes[row * k]);
-  });
+  RowCodes rows = round_rows({out.data(), weight.rows, k}, format, scaled_search, executor);
   nest_scales(rows);
   executor.parallel_for(weight.rows, [&](std::size_t row) {
     for (std::size_t col = 0; col < k; ++col) {

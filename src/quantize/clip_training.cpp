@@ -5,21 +5,8 @@
 
 #include "kernels/registry.h"
 #include "src/linalg/dense.h"
-#include "src/quantize/encode_row.h"
 
 namespace nybble {
-
-RowCodes searched_codes(MatrixView weight, const AnyFormat& format, const ScaleSearch& search,
-                        Executor& executor) {
-  const kernels::KernelTable& table = *kernels::select().table;
-  RowCodes out(format, weight.rows, weight.cols, tensor_scale_of(format, weight));
-  executor.parallel_for(weight.rows, [&](std::size_t row) {
-    std::vector<GroupRange> ranges(out.groups);
-    encode_row(table, format, weight.row(row), out.cols, out.group, out.tensor, search,
-               {ranges, {&out.choices[row * out.groups], out.groups}}, &out.codes[row * out.cols]);
-  });
-  return out;
-}
 
 void group_ranges(const float* row, const RowCodes& codes, GroupRange* ranges) {
   kernels::select().table->group_ranges({row, codes.cols, codes.group, ranges});

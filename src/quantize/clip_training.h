@@ -17,10 +17,6 @@ struct RowLoss {
   std::vector<float> linear;  ///< d of every row, N x K, or empty: 0
 };
 
-/// Codes and scales of all rows by `search`.
-RowCodes searched_codes(MatrixView weight, const AnyFormat& format, const ScaleSearch& search,
-                        Executor& executor);
-
 /// The largest and the smallest value of each group of a row.
 void group_ranges(const float* row, const RowCodes& codes, GroupRange* ranges);
 

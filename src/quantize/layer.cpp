@@ -8,11 +8,9 @@
 #include <limits>
 #include <memory>
 
-#include "kernels/registry.h"
 #include "nybble/error.h"
 #include "nybble/quantize/method.h"
 #include "src/linalg/dense.h"
-#include "src/quantize/encode_row.h"
 #include "src/quantize/hessian.h"
 #include "src/quantize/row_codes.h"
 #include "src/transform/apply.h"
@@ -84,14 +82,11 @@ double MethodStep::trial_error(const LayerState& state) const {
 
 void fake_quantize_rows(MutableMatrixView x, const AnyFormat& format, Executor& executor) {
   check_activations(format);
-  const kernels::KernelTable& table = *kernels::select().table;
   executor.parallel_for(x.rows, [&](std::size_t row) {
     float* values = x.row(row);
-    const TensorScale tensor = tensor_scale_of(format, {values, 1, x.cols});
-    RowCodes codes(format, 1, x.cols, tensor);
+    RowCodes codes(format, 1, x.cols, tensor_scale_of(format, {values, 1, x.cols}));
     std::vector<GroupRange> ranges(codes.groups);
-    encode_row(table, format, values, x.cols, codes.group, tensor, {}, {ranges, codes.choices},
-               codes.codes.data());
+    round_row(values, {}, 0, codes, ranges);
     for (std::size_t i = 0; i < x.cols; ++i) values[i] = codes.value(0, i);
   });
 }

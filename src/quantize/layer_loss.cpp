@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/registry.h"
-#include "nybble/format/scale.h"
 #include "src/linalg/dense.h"
-#include "src/quantize/encode_row.h"
 #include "src/quantize/hessian.h"
 
 namespace nybble {
@@ -172,7 +169,6 @@ class SampleLoss final : public LayerLoss {
 
   /// Every row as its own tensor.
   void round_inputs(std::span<const float> scale) {
-    const kernels::KernelTable& table = *kernels::select().table;
     const std::size_t m = inputs_.rows;
     const std::size_t k = inputs_.cols;
     group_ = format_.info().group == 0 ? k : format_.info().group;
@@ -186,14 +182,9 @@ class SampleLoss final : public LayerLoss {
     executor_.parallel_for(m, [&](std::size_t row) {
       float* x = &scaled_[row * k];
       for (std::size_t i = 0; i < k; ++i) x[i] = inputs_.at(row, i) * reciprocal[i];
-      if (format_.info().tensor_scale) {
-        GroupRange whole;
-        table.group_ranges({x, k, k, &whole});
-        tensors_[row] = format_.tensor_scale(absmax(whole));
-      }
+      tensors_[row] = tensor_scale_of(format_, {x, 1, k});
       RowCodes codes(format_, 1, k, tensors_[row]);
-      encode_row(table, format_, x, k, group_, tensors_[row], {},
-                 {{&ranges_[row * groups_], groups_}, codes.choices}, codes.codes.data());
+      round_row(x, {}, 0, codes, {&ranges_[row * groups_], groups_});
       std::copy(codes.choices.begin(), codes.choices.end(), &choices_[row * groups_]);
       for (std::size_t i = 0; i < k; ++i) rounded_[row * k + i] = codes.value(0, i);
     });

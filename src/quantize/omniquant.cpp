@@ -125,7 +125,7 @@ class OmniQuant {
     if (options_.start == OmniQuantOptions::Start::search) {
       std::vector<float> importance(k_);
       for (std::size_t i = 0; i < k_; ++i) importance[i] = loss.moment[i * k_ + i];
-      return searched_codes(view(scaled), format_, calibrated_search(importance.data()), executor_);
+      return round_rows(view(scaled), format_, calibrated_search(importance.data()), executor_);
     }
     RowCodes out(format_, n_, k_, tensor_scale_of(format_, view(scaled)));
     const auto log = static_cast<float>(options_.clip ? std::log(kPublishedClip) : 0);

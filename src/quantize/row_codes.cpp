@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/registry.h"
 #include "nybble/format/nf4.h"
+#include "src/quantize/encode_row.h"
 
 namespace nybble {
 
@@ -29,6 +31,23 @@ TensorScale tensor_scale_of(const AnyFormat& format, MatrixView values) {
     }
   }
   return format.tensor_scale(amax);
+}
+
+void round_row(const float* x, const ScaleSearch& search, std::size_t row, RowCodes& codes,
+               std::span<GroupRange> ranges) {
+  encode_row(*kernels::select().table, codes.format, x, codes.cols, codes.group, codes.tensor,
+             search, {ranges, {&codes.choices[row * codes.groups], codes.groups}},
+             &codes.codes[row * codes.cols]);
+}
+
+RowCodes round_rows(MatrixView values, const AnyFormat& format, const ScaleSearch& search,
+                    Executor& executor) {
+  RowCodes out(format, values.rows, values.cols, tensor_scale_of(format, values));
+  executor.parallel_for(values.rows, [&](std::size_t row) {
+    std::vector<GroupRange> ranges(out.groups);
+    round_row(values.row(row), search, row, out, ranges);
+  });
+  return out;
 }
 
 ScaleChoice with_scale(const ScaleChoice& choice, const FormatInfo& info, TensorScale tensor,

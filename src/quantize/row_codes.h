@@ -10,6 +10,7 @@
 #include "nybble/format/element.h"
 #include "nybble/format/scale.h"
 #include "nybble/tensor/quantized_matrix.h"
+#include "src/quantize/group_search.h"
 
 namespace nybble {
 
@@ -68,6 +69,14 @@ struct RowCodes {
 
 /// The tensor scale of two-level formats for these (finite) values; 1 for all others.
 TensorScale tensor_scale_of(const AnyFormat& format, MatrixView values);
+
+/// Rounds one row to nearest under `search`: every group's scale, then codes. `ranges`: one a
+/// group, filled.
+void round_row(const float* x, const ScaleSearch& search, std::size_t row, RowCodes& codes,
+               std::span<GroupRange> ranges);
+/// The same for all rows of a matrix, its own tensor.
+RowCodes round_rows(MatrixView values, const AnyFormat& format, const ScaleSearch& search,
+                    Executor& executor);
 
 /// A choice whose scale of one side (0 = of levels >= 0, or both; 1 = of negative ones) becomes the
 /// stored number nearest to `scale`.

@@ -405,8 +405,8 @@ TEST_F(OmniQuant, RowLossesAddUpToTheLayers) {
     };
     const RowLoss row_loss = loss->at(view, positive);
     // Up to a constant: the difference between two roundings.
-    const RowCodes one = searched_codes(view, int4, {}, serial);
-    const RowCodes other = searched_codes(view, int4, calibrated_search(nullptr), serial);
+    const RowCodes one = round_rows(view, int4, {}, serial);
+    const RowCodes other = round_rows(view, int4, calibrated_search(nullptr), serial);
     double difference = 0;
     for (const double value : row_losses(view, row_loss, one, serial)) difference += value;
     for (const double value : row_losses(view, row_loss, other, serial)) difference -= value;
@@ -423,7 +423,7 @@ TEST_F(OmniQuant, RowTrainingFollowsTheLinearTerm) {
   for (std::size_t i = 0; i < kCols; ++i) loss.moment[i * kCols + i] = 1;
   for (float& value : loss.linear) value *= 0.5F;
   for (const char* spec : {"int4", "int4:zero_point=true", "amxfp4:scale=f16"}) {
-    RowCodes codes = searched_codes(w(), parse_format(spec), {}, serial);
+    RowCodes codes = round_rows(w(), parse_format(spec), {}, serial);
     const std::vector<double> before = row_losses(w(), loss, codes, serial);
     train_clips(w(), loss, {.steps = 200, .rate = 0.01F, .patience = 200}, codes, serial);
     const std::vector<double> after = row_losses(w(), loss, codes, serial);
