@@ -206,10 +206,13 @@ class AwqStep final : public InputTransform {
     const AwqResult found =
         search_awq_scale(state.view(), state.format, *state.calibration, *state.executor, options);
     // Rounding that makes up for errors may need less of it, or none.
-    double power = 1;
-    if (!always_) {
+    double power = 0;
+    if (always_) {
+      power = 1;
+      state.scale_channels(found.scale);
+    } else {
       double least = rounding.trial_error(state);
-      power = 0;
+      LayerState best = state;
       for (const double tried : {1.0, 0.75, 0.5, 0.25}) {
         LayerState scaled = state;
         scaled.scale_channels(raised(found.scale, tried));
@@ -218,13 +221,14 @@ class AwqStep final : public InputTransform {
         if (error < least) {
           least = error;
           power = tried;
+          best = std::move(scaled);
         }
       }
+      state = std::move(best);
     }
     state.decisions.emplace_back(
         "awq exponent", fmt::format("{:g} ({}), times {:g}", found.exponent,
                                     found.form == AwqOptions::Form::duo ? "duo" : "plain", power));
-    if (power != 0) state.scale_channels(raised(found.scale, power));
   }
 
  private:
