@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -48,6 +49,19 @@ void check_view(const BasicMatrixView<T>& view, const std::string& name) {
     throw Error(ErrorCode::bad_shape, name + ": stride " + std::to_string(view.stride) +
                                           " is less than its " + std::to_string(view.cols) +
                                           " columns");
+  }
+}
+
+/// Throws bad_value for the first Inf or NaN, row by row.
+inline void check_finite(const MatrixView& view, const std::string& name) {
+  for (std::size_t row = 0; row < view.rows; ++row) {
+    for (std::size_t col = 0; col < view.cols; ++col) {
+      const float value = view.at(row, col);
+      if (std::isfinite(value)) continue;
+      throw Error(ErrorCode::bad_value, name + ": " + std::to_string(value) + " at [" +
+                                            std::to_string(row) + ", " + std::to_string(col) +
+                                            "], expected finite values");
+    }
   }
 }
 

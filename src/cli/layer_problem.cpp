@@ -20,12 +20,7 @@ Matrix read_matrix(const std::string& path) {
                               fmt::join(array.shape, ", ")));
     }
     Matrix out{array.shape[0], array.shape[1], array.as_f32()};
-    for (std::size_t i = 0; i < out.values.size(); ++i) {
-      if (std::isfinite(out.values[i])) continue;
-      throw Error(ErrorCode::bad_value,
-                  fmt::format("{}: {} at [{}, {}], expected finite values", path, out.values[i],
-                              i / out.cols, i % out.cols));
-    }
+    check_finite(out.view(), path);
     return out;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::unsupported) throw;

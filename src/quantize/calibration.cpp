@@ -30,17 +30,6 @@ std::uint64_t mix(std::uint64_t x) {
   return x ^ x >> 31;
 }
 
-void check_finite(MatrixView x, const std::string& name) {
-  for (std::size_t row = 0; row < x.rows; ++row) {
-    for (std::size_t col = 0; col < x.cols; ++col) {
-      if (!std::isfinite(x.at(row, col))) {
-        throw Error(ErrorCode::bad_value, fmt::format("{}: {} at [{}, {}], expected finite values",
-                                                      name, x.at(row, col), row, col));
-      }
-    }
-  }
-}
-
 }  // namespace
 
 Calibration::Calibration(std::size_t channels, const CalibrationOptions& options)

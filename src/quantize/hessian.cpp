@@ -103,14 +103,7 @@ void check_calibrated(MatrixView weight, const Calibration& calibration, const s
   if (calibration.tokens() == 0) {
     throw Error(ErrorCode::bad_value, fmt::format("{}: calibration has seen no tokens", name));
   }
-  for (std::size_t row = 0; row < weight.rows; ++row) {
-    for (std::size_t col = 0; col < weight.cols; ++col) {
-      if (!std::isfinite(weight.at(row, col))) {
-        throw Error(ErrorCode::bad_value, fmt::format("{}: {} at [{}, {}], expected finite values",
-                                                      name, weight.at(row, col), row, col));
-      }
-    }
-  }
+  check_finite(weight, name);
 }
 
 double quadratic_form(MatrixView errors, MatrixView moment, Executor& executor) {
