@@ -199,47 +199,65 @@ class Gptq {
   std::vector<float> values_;  ///< rows x K in the order, updated as columns are rounded
 };
 
-/// What dynamic groups in activation order make of a layer: columns in that order, for which the
-/// order is then the natural one.
-OrderedHessian in_own_order(OrderedHessian hessian) {
-  std::vector<float> cost(hessian.cost);
-  std::vector<bool> dead(hessian.dead);
-  for (std::uint32_t i = 0; i < hessian.order.size(); ++i) {
-    cost[i] = hessian.cost[hessian.order[i]];
-    dead[i] = hessian.dead[hessian.order[i]];
-  }
-  hessian.cost = std::move(cost);
-  hessian.dead = std::move(dead);
-  for (std::uint32_t i = 0; i < hessian.order.size(); ++i) hessian.order[i] = i;
-  return hessian;
-}
-
-std::vector<float> permuted_columns(MatrixView weight, const std::vector<std::uint32_t>& order) {
-  std::vector<float> out(weight.rows * weight.cols);
-  for (std::size_t row = 0; row < weight.rows; ++row) {
-    for (std::size_t i = 0; i < weight.cols; ++i) {
-      out[row * weight.cols + i] = weight.at(row, order[i]);
+/// What is rounded: rows of the weight under a Hessian. Dynamic groups in activation order are of
+/// columns that follow each other in it, so then all columns are in that order, which is the
+/// natural one of what this holds; `source` says where they were.
+struct Problem {
+  Problem(MatrixView rows, OrderedHessian ordered, bool permuted)
+      : weight(rows), hessian(std::move(ordered)) {
+    if (!permuted) return;
+    source = hessian.order;
+    const std::size_t k = rows.cols;
+    values.resize(rows.rows * k);
+    for (std::size_t row = 0; row < rows.rows; ++row) {
+      for (std::size_t i = 0; i < k; ++i) values[row * k + i] = rows.at(row, source[i]);
     }
+    weight = {values.data(), rows.rows, k};
+    std::vector<float> cost(k);
+    std::vector<bool> dead(k);
+    for (std::uint32_t i = 0; i < k; ++i) {
+      cost[i] = hessian.cost[source[i]];
+      dead[i] = hessian.dead[source[i]];
+      hessian.order[i] = i;
+    }
+    hessian.cost = std::move(cost);
+    hessian.dead = std::move(dead);
   }
-  return out;
-}
 
-/// The relative output error of up to kReportRows rows, evenly spread.
-double error_of(MatrixView weight, const RowCodes& codes, MatrixView moment, Executor& executor) {
-  const std::size_t rows = std::min(weight.rows, kReportRows);
+  Problem(const Problem&) = delete;  // weight may be a view of values
+  Problem& operator=(const Problem&) = delete;
+
+  std::vector<std::uint32_t> source;  ///< empty: columns as stored
+  std::vector<float> values;
+  MatrixView weight;
+  OrderedHessian hessian;
+};
+
+/// The squared output error of up to `most` rows, evenly spread, under a moment of the columns as
+/// stored.
+double error_of(const Problem& problem, const RowCodes& codes, MatrixView moment, std::size_t most,
+                Executor& executor) {
+  const MatrixView& weight = problem.weight;
+  const std::size_t rows = std::min(weight.rows, most);
   const std::size_t k = weight.cols;
-  const std::vector<float> some = spread_rows(weight, rows);
   std::vector<float> errors(rows * k);
   executor.parallel_for(rows, [&](std::size_t i) {
     const std::size_t row = spread_row(i, rows, weight.rows);
     for (std::size_t col = 0; col < k; ++col) {
-      errors[i * k + col] = some[i * k + col] - codes.value(row, col);
+      const std::size_t stored = problem.source.empty() ? col : problem.source[col];
+      errors[i * k + stored] = weight.at(row, col) - codes.value(row, col);
     }
   });
-  const double whole = quadratic_form({some.data(), rows, k}, moment, executor);
-  const double error = quadratic_form({errors.data(), rows, k}, moment, executor);
-  return whole > 0 ? error / whole : 0;
+  return quadratic_form({errors.data(), rows, k}, moment, executor);
 }
+
+/// The squared outputs of the same rows.
+double outputs_of(MatrixView weight, MatrixView moment, std::size_t most, Executor& executor) {
+  const std::vector<float> some = spread_rows(weight, most);
+  return quadratic_form({some.data(), some.size() / weight.cols, weight.cols}, moment, executor);
+}
+
+double ratio(double error, double whole) { return whole > 0 ? error / whole : 0; }
 
 class Quantizer {
  public:
@@ -254,39 +272,26 @@ class Quantizer {
         tensor_(tensor_scale_of(format, weight)) {}
 
   GptqResult run() {
-    const std::size_t k = weight_.cols;
-    const std::vector<float> moment = calibration_.second_moment();
-    const Damping damping = options_.damping ? *options_.damping : best_damping();
-    OrderedHessian hessian = order({moment.data(), k, k}, damping);
-    GptqResult out{QuantizedMatrix(format_), {}, {}};
+    const std::vector<float> moment_values = calibration_.second_moment();
+    const MatrixView moment(moment_values.data(), weight_.cols, weight_.cols);
+    const Problem problem =
+        problem_of(weight_, moment, options_.damping ? *options_.damping : best_damping());
+    GptqResult out{QuantizedMatrix(format_), {problem.source}, {}};
+    const OrderedHessian& hessian = problem.hessian;
     out.report.damping = hessian.damping;
     out.report.damping_raised = hessian.damping_raised;
     out.report.dead =
         static_cast<std::size_t>(std::count(hessian.dead.begin(), hessian.dead.end(), true));
-
-    MatrixView weight = weight_;
-    std::vector<float> moment_in_order;
-    std::vector<float> weight_in_order;
-    MatrixView moment_view(moment.data(), k, k);
-    if (permuted()) {
-      out.permutation.source = hessian.order;
-      weight_in_order = permuted_columns(weight_, hessian.order);
-      weight = {weight_in_order.data(), weight_.rows, k};
-      moment_in_order.resize(k * k);
-      for (std::size_t i = 0; i < k; ++i) {
-        for (std::size_t j = 0; j < k; ++j) {
-          moment_in_order[i * k + j] = moment_view.at(hessian.order[i], hessian.order[j]);
-        }
-      }
-      moment_view = {moment_in_order.data(), k, k};
-      hessian = in_own_order(std::move(hessian));
-    }
-    RowCodes codes = Gptq(weight, format_, tensor_, hessian, options_, executor_).run();
-    out.report.rounded_error = error_of(weight, codes, moment_view, executor_);
+    const double whole = outputs_of(weight_, moment, kReportRows, executor_);
+    const auto relative_error = [&](const RowCodes& codes) {
+      return ratio(error_of(problem, codes, moment, kReportRows, executor_), whole);
+    };
+    RowCodes codes = round(problem);
+    out.report.rounded_error = relative_error(codes);
     out.report.error = out.report.rounded_error;
     if (options_.descent_passes != 0 || options_.refits != 0) {
-      out.report.descended = refine(weight, hessian, codes);
-      out.report.error = error_of(weight, codes, moment_view, executor_);
+      out.report.descended = refine(problem, codes);
+      out.report.error = relative_error(codes);
     }
     out.matrix = to_matrix(codes, executor_);
     return out;
@@ -295,52 +300,39 @@ class Quantizer {
   /// Of some dampings, the one whose result has the least error on tokens it has not seen, on a
   /// few rows.
   [[nodiscard]] DampingTrial try_dampings(std::span<const Damping> tried) const {
-    const std::size_t k = weight_.cols;
     if (calibration_.held_out_tokens() == 0) return {};
-    const std::size_t rows = std::min(weight_.rows, kTrialRows);
-    const std::vector<float> values = spread_rows(weight_, rows);
-    const MatrixView some(values.data(), rows, k);
+    const std::vector<float> values = spread_rows(weight_, kTrialRows);
+    const MatrixView some(values.data(), values.size() / weight_.cols, weight_.cols);
     DampingTrial best;
     best.error = std::numeric_limits<double>::infinity();
     for (const Damping& damping : tried) {
-      OrderedHessian hessian = order(calibration_.fit_moment(), damping);
-      MatrixView weight = some;
-      std::vector<float> in_order;
-      const std::vector<std::uint32_t> permutation = hessian.order;
-      if (permuted()) {
-        in_order = permuted_columns(some, hessian.order);
-        weight = {in_order.data(), rows, k};
-        hessian = in_own_order(std::move(hessian));
-      }
-      RowCodes codes = Gptq(weight, format_, tensor_, hessian, options_, executor_).run();
-      refine(weight, hessian, codes);
-      std::vector<float> errors(rows * k);
-      for (std::size_t row = 0; row < rows; ++row) {
-        for (std::size_t i = 0; i < k; ++i) {
-          const std::size_t col = permuted() ? permutation[i] : i;
-          errors[row * k + col] = weight.at(row, i) - codes.value(row, i);
-        }
-      }
+      const Problem problem = problem_of(some, calibration_.fit_moment(), damping);
+      RowCodes codes = round(problem);
+      refine(problem, codes);
       const double error =
-          quadratic_form({errors.data(), rows, k}, calibration_.held_out_moment(), executor_);
+          error_of(problem, codes, calibration_.held_out_moment(), kTrialRows, executor_);
       if (error < best.error) best = {damping, error};
     }
-    const double whole = quadratic_form(some, calibration_.held_out_moment(), executor_);
-    best.error = whole > 0 ? best.error / whole : 0;
+    best.error =
+        ratio(best.error, outputs_of(some, calibration_.held_out_moment(), kTrialRows, executor_));
     return best;
   }
 
  private:
-  [[nodiscard]] bool permuted() const {
-    return !options_.static_groups && options_.order == ColumnOrder::activation;
-  }
-  [[nodiscard]] OrderedHessian order(MatrixView moment, Damping damping) const {
-    return order_hessian(moment, damping, options_.order, group_, executor_, options_.tensor_name);
+  [[nodiscard]] Problem problem_of(MatrixView rows, MatrixView moment, Damping damping) const {
+    const bool permuted = !options_.static_groups && options_.order == ColumnOrder::activation;
+    return {rows,
+            order_hessian(moment, damping, options_.order, group_, executor_, options_.tensor_name),
+            permuted};
   }
 
-  std::size_t refine(MatrixView weight, const OrderedHessian& hessian, RowCodes& codes) const {
+  [[nodiscard]] RowCodes round(const Problem& problem) const {
+    return Gptq(problem.weight, format_, tensor_, problem.hessian, options_, executor_).run();
+  }
+
+  std::size_t refine(const Problem& problem, RowCodes& codes) const {
     if (options_.descent_passes == 0 && options_.refits == 0) return 0;
-    Refiner refiner(weight, hessian, codes, executor_);
+    Refiner refiner(problem.weight, problem.hessian, codes, executor_);
     std::size_t changed = refiner.descend(options_.descent_passes);
     for (int i = 0; i < options_.refits; ++i) {
       refiner.refit_scales();
