@@ -252,6 +252,16 @@ expect_exit 2 'named for two outputs' sweep --weights in/w.npy --test in/t.npy -
   --csv nothing/same --chart nothing/../nothing/same
 expect_output '"method":"awq+clip:loss=group"' -- layer --weights in/w.npy --calibration in/x.npy \
   --format int4 --method awq --json
+# The same bytes on every target.
+for target in $("$program" cpu | sed -n 's/^target *\([a-z0-9_]*\) *yes .*/\1/p'); do
+  NYBBLE_TARGET=$target "$program" layer --weights in/w.npy --calibration in/x.npy \
+    --format amxfp4 --method awq+gptq --out "made/$target.npy" >/dev/null
+  if cmp "made/$target.npy" made/scalar.npy; then
+    echo "ok: on $target as on scalar"
+  else
+    fail "other weights on $target than on scalar"
+  fi
+done
 # qep wants the inputs as they were.
 expect_output '"method":"qep+gptq"' -- layer --weights in/w.npy --calibration in/x.npy \
   --calibration-original in/x.npy --test in/t.npy --test-original in/t.npy --format int4 \

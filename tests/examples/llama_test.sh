@@ -156,7 +156,7 @@ expect_bad_bytes hadamard_signs '1 and -1'
 
 if [ -z "${NYBBLE_SHARED:-}" ]; then
   [ "$failures" -eq 0 ] || finish
-  echo "skipped the rest: NYBBLE_SHARED is not set (folder with models/mini, booklm and stories260k)"
+  echo "skipped: the rest, NYBBLE_SHARED is not set (folder with models/mini, booklm and stories260k)"
   exit 77
 fi
 models=$NYBBLE_SHARED/models
