@@ -43,40 +43,43 @@ class InputTransform : public NamedStep {
   [[nodiscard]] bool rounds() const final { return false; }
 };
 
-class RtnStep final : public Rounding {
+/// Rounding that is one call and cheap enough to be its own trial.
+class PlainRounding : public Rounding {
  public:
   using Rounding::Rounding;
-  [[nodiscard]] bool calibrated() const override { return false; }
-  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+  void run(LayerState& state, const MethodStep& /*rounding*/) const final {
     state.quantized = round(state);
   }
-  [[nodiscard]] double trial_error(const LayerState& state) const override {
+  [[nodiscard]] double trial_error(const LayerState& state) const final {
     return state.error_of(round(state));
   }
 
  private:
-  static QuantizedMatrix round(const LayerState& state) {
+  [[nodiscard]] virtual QuantizedMatrix round(const LayerState& state) const = 0;
+};
+
+class RtnStep final : public PlainRounding {
+ public:
+  using PlainRounding::PlainRounding;
+  [[nodiscard]] bool calibrated() const override { return false; }
+
+ private:
+  [[nodiscard]] QuantizedMatrix round(const LayerState& state) const override {
     return quantize_rtn(state.view(), state.format, *state.executor, {state.name});
   }
 };
 
-class ClipStep final : public Rounding {
+class ClipStep final : public PlainRounding {
  public:
   /// What errors are weighed by.
   enum class Loss : std::uint8_t { plain, diagonal, group };
 
   ClipStep(std::string spec, ClipSearchOptions options, Loss loss)
-      : Rounding(std::move(spec)), options_(std::move(options)), loss_(loss) {}
+      : PlainRounding(std::move(spec)), options_(std::move(options)), loss_(loss) {}
   [[nodiscard]] bool calibrated() const override { return loss_ != Loss::plain; }
-  void run(LayerState& state, const MethodStep& /*rounding*/) const override {
-    state.quantized = round(state);
-  }
-  [[nodiscard]] double trial_error(const LayerState& state) const override {
-    return state.error_of(round(state));
-  }
 
  private:
-  [[nodiscard]] QuantizedMatrix round(const LayerState& state) const {
+  [[nodiscard]] QuantizedMatrix round(const LayerState& state) const override {
     ClipSearchOptions options = options_;
     options.tensor_name = state.name;
     std::vector<float> importance;
