@@ -128,7 +128,7 @@ void run(const Options& options) {
       gptq_reference, gptq_flops);
   ours("gptq:scales=range,damp=0.01,refine=none", gptq_reference, gptq_flops);
   ours("gptq:damp=0.01,refine=cd", gptq_reference, 0);
-  ours("gptq", gptq_reference, 0);
+  ours("gptq:channel_scale=false", gptq_reference, 0);
   ours("awq:always=true+rtn", awq_reference, 0);
   ours("awq+gptq", awq_reference + gptq_reference, 0);
 }

@@ -30,13 +30,17 @@ void check_activations(const AnyFormat& format) {
 
 }  // namespace
 
-void LayerState::scale_channels(const std::vector<float>& scale) {
+void LayerState::expect_scalable() const {
   if (transforms.hadamard.block != 0 || !transforms.permutation.source.empty()) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("{}: channels cannot be scaled after a rotation or a permutation, "
                             "expected awq and smoothquant first",
                             name));
   }
+}
+
+void LayerState::scale_channels(const std::vector<float>& scale) {
+  expect_scalable();
   Transforms step;
   for (const float value : scale) step.channel_scale.scale.push_back(1 / value);
   calibration = std::make_shared<const Calibration>(calibration->transformed(step, *executor));
@@ -113,12 +117,16 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
                    // Not owned: it outlives this call.
                    std::shared_ptr<const Calibration>(std::shared_ptr<void>(), calibration),
                    {},
+                   false,
                    std::nullopt,
                    {}};
   for (std::size_t row = 0; row < weight.rows; ++row) {
     state.weight.insert(state.weight.end(), weight.row(row), weight.row(row) + weight.cols);
   }
-  for (const auto& step : method.steps()) step->run(state, *method.steps().back());
+  for (const auto& step : method.steps()) {
+    step->run(state, *method.steps().back());
+    state.transformed = true;
+  }
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begun;
   return {std::move(*state.quantized), std::move(state.transforms), std::move(state.decisions),
           time.count()};

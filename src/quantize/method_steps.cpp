@@ -100,12 +100,72 @@ class ClipStep final : public PlainRounding {
   Loss loss_;
 };
 
+class AwqStep final : public InputTransform {
+ public:
+  /// `worth`: scales are kept where what is left of the error is below this share of it.
+  AwqStep(std::string spec, AwqOptions options, bool always, double worth = 1)
+      : InputTransform(std::move(spec)),
+        options_(std::move(options)),
+        always_(always),
+        worth_(worth) {}
+  [[nodiscard]] bool calibrated() const override { return true; }
+  void run(LayerState& state, const MethodStep& rounding) const override {
+    state.expect_scalable();
+    AwqOptions options = options_;
+    options.tensor_name = state.name;
+    const AwqResult found =
+        search_awq_scale(state.view(), state.format, *state.calibration, *state.executor, options);
+    // Rounding that makes up for errors may need less of it, or none.
+    double power = 0;
+    if (always_) {
+      power = 1;
+      state.scale_channels(found.scale);
+    } else if (found.error < worth_ * found.error_before) {  // else it will not here either
+      double least = worth_ * rounding.trial_error(state);
+      LayerState best = state;
+      for (const double tried : {1.0, 0.75, 0.5, 0.25}) {
+        LayerState scaled = state;
+        scaled.scale_channels(raised(found.scale, tried));
+        const double error = rounding.trial_error(scaled);
+        if (error >= least && power != 0) break;  // past the best
+        if (error < least) {
+          least = error;
+          power = tried;
+          best = std::move(scaled);
+        }
+      }
+      state = std::move(best);
+    }
+    state.decisions.emplace_back(
+        "awq exponent", fmt::format("{:g} ({}), times {:g}", found.exponent,
+                                    found.form == AwqOptions::Form::duo ? "duo" : "plain", power));
+  }
+
+ private:
+  static std::vector<float> raised(const std::vector<float>& scale, double power) {
+    std::vector<float> out;
+    for (const float value : scale) out.push_back(std::pow(value, static_cast<float>(power)));
+    return out;
+  }
+
+  AwqOptions options_;
+  bool always_;
+  double worth_;
+};
+
 class GptqStep final : public Rounding {
  public:
-  GptqStep(std::string spec, GptqOptions options)
-      : Rounding(std::move(spec)), options_(std::move(options)) {}
+  GptqStep(std::string spec, GptqOptions options, bool scale_channels)
+      : Rounding(std::move(spec)), options_(std::move(options)), scale_channels_(scale_channels) {}
   [[nodiscard]] bool calibrated() const override { return true; }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
+    // Where few channels carry the output, no rounding on one grid for all comes near to what a
+    // scale for each does. What runs at inference is not changed for less than a decibel.
+    constexpr double kDecibel = 0.794;
+    if (scale_channels_ && !state.transformed && !state.activations &&
+        state.calibration->held_out_tokens() != 0) {
+      AwqStep("awq", {}, false, kDecibel).run(state, *this);
+    }
     GptqOptions options = options_;
     options.tensor_name = state.name;
     GptqResult result =
@@ -153,6 +213,7 @@ class GptqStep final : public Rounding {
 
  private:
   GptqOptions options_;
+  bool scale_channels_;
 };
 
 class OmniQuantStep final : public Rounding {
@@ -196,53 +257,6 @@ class OmniQuantStep final : public Rounding {
   }
 
   OmniQuantOptions options_;
-};
-
-class AwqStep final : public InputTransform {
- public:
-  AwqStep(std::string spec, AwqOptions options, bool always)
-      : InputTransform(std::move(spec)), options_(std::move(options)), always_(always) {}
-  [[nodiscard]] bool calibrated() const override { return true; }
-  void run(LayerState& state, const MethodStep& rounding) const override {
-    AwqOptions options = options_;
-    options.tensor_name = state.name;
-    const AwqResult found =
-        search_awq_scale(state.view(), state.format, *state.calibration, *state.executor, options);
-    // Rounding that makes up for errors may need less of it, or none.
-    double power = 0;
-    if (always_) {
-      power = 1;
-      state.scale_channels(found.scale);
-    } else {
-      double least = rounding.trial_error(state);
-      LayerState best = state;
-      for (const double tried : {1.0, 0.75, 0.5, 0.25}) {
-        LayerState scaled = state;
-        scaled.scale_channels(raised(found.scale, tried));
-        const double error = rounding.trial_error(scaled);
-        if (error >= least && power != 0) break;  // past the best
-        if (error < least) {
-          least = error;
-          power = tried;
-          best = std::move(scaled);
-        }
-      }
-      state = std::move(best);
-    }
-    state.decisions.emplace_back(
-        "awq exponent", fmt::format("{:g} ({}), times {:g}", found.exponent,
-                                    found.form == AwqOptions::Form::duo ? "duo" : "plain", power));
-  }
-
- private:
-  static std::vector<float> raised(const std::vector<float>& scale, double power) {
-    std::vector<float> out;
-    for (const float value : scale) out.push_back(std::pow(value, static_cast<float>(power)));
-    return out;
-  }
-
-  AwqOptions options_;
-  bool always_;
 };
 
 class SmoothQuantStep final : public InputTransform {
@@ -335,8 +349,11 @@ std::unique_ptr<MethodStep> make_gptq(SpecOptions& options) {
   gptq.refits = options.integer("refits", gptq.refits, 0, 1000);
   if (refine != "full") gptq.refits = 0;
   if (refine == "none") gptq.descent_passes = 0;
+  // Not in the references' modes, which leave the other improvements out.
+  const bool scale_channels = options.choice("channel_scale", {"auto", "false"}) == "auto" &&
+                              scales == "search" && refine == "full";
   options.finish();
-  return std::make_unique<GptqStep>(options.canonical(), gptq);
+  return std::make_unique<GptqStep>(options.canonical(), gptq, scale_channels);
 }
 
 std::unique_ptr<MethodStep> make_omniquant(SpecOptions& options) {
@@ -408,7 +425,9 @@ const std::vector<MethodFamily>& method_families() {
       {"gptq", "GPTQ with searched scales, coordinate descent and refitted scales",
        "order=activation|group_aware|natural, act_order=true|false, static_groups=true|false, "
        "stale_groups=false|true, zero_dead=false|true, scales=search|range, damp=auto|0..1000, "
-       "damp_of=mean|diagonal, refine=full|cd|none, passes=0..1000, refits=0..1000",
+       "damp_of=mean|diagonal, refine=full|cd|none, passes=0..1000, refits=0..1000, "
+       "channel_scale=auto|false (auto: alone and with scales=search, refine=full, channels are "
+       "scaled as by awq where that gains a decibel)",
        make_gptq},
       {"omniquant", "learned clipping and, with activations, channel scales (OmniQuant)",
        "epochs=0..1000, lwc=true|false, let=auto|true|false, lr=1e-6..1, let_lr=1e-6..1, "

@@ -214,6 +214,32 @@ TEST(Method, AwqHelpsWithOutliersAndNeverHurtsMuch) {
   EXPECT_GT(found.scale[5], found.scale[6]);  // channel 5 is 15 times as large
 }
 
+/// By itself GPTQ scales channels where that gains a decibel; nothing else about it does.
+TEST(Method, GptqAloneScalesOutlierChannels) {
+  SerialExecutor serial;
+  const auto run = [&](const SmallLayer& layer, const char* method) {
+    return quantize_layer(layer.view(), parse_format("int4:group=row"), Method(method),
+                          &layer.calibration, serial);
+  };
+  const SmallLayer outliers;
+  const QuantizedLayer scaled = run(outliers, "gptq");
+  const QuantizedLayer plain = run(outliers, "gptq:channel_scale=false");
+  EXPECT_EQ(scaled.transforms.channel_scale.scale.size(), outliers.cols);
+  for (const char* method : {"gptq:channel_scale=false", "gptq:scales=range", "gptq:refine=cd"}) {
+    EXPECT_TRUE(run(outliers, method).transforms.channel_scale.scale.empty()) << method;
+  }
+  const auto sqnr = [&](const QuantizedLayer& result) {
+    return output_sqnr_db(outliers.test_view(), outliers.view(), result, {}, serial);
+  };
+  EXPECT_GT(sqnr(scaled), sqnr(plain) + 0.5);
+  // White inputs: no channel deserves more than another.
+  SmallLayer white;
+  white.calibration = Calibration(white.cols);
+  const std::vector<float> inputs = normal_values(512 * white.cols, 9);
+  white.calibration.add({inputs.data(), 512, white.cols}, serial);
+  EXPECT_TRUE(run(white, "gptq").transforms.channel_scale.scale.empty());
+}
+
 TEST(Method, SmoothQuantHelpsFourBitActivations) {
   const SmallLayer layer;
   SerialExecutor serial;

@@ -26,6 +26,7 @@ struct LayerState {
   std::vector<float> weight;
   std::shared_ptr<const Calibration> calibration;  ///< null: none
   Transforms transforms;
+  bool transformed = false;  ///< a step has been here, whatever it decided
   std::optional<QuantizedMatrix> quantized;
   /// What was decided, for people: {"awq exponent", "0.45"}.
   std::vector<std::pair<std::string, std::string>> decisions;
@@ -34,6 +35,8 @@ struct LayerState {
   /// Another transform of the input, applied to weight, calibration and transforms: inputs are
   /// divided by `scale`, weights multiplied.
   void scale_channels(const std::vector<float>& scale);
+  /// Throws bad_option where scale_channels would: after a rotation or a permutation.
+  void expect_scalable() const;
   /// The layer's relative output error with `matrix` for its weights: on held-out tokens from the
   /// moments, or, where activations are quantized, on the sample.
   [[nodiscard]] double error_of(const QuantizedMatrix& matrix) const;
