@@ -46,6 +46,9 @@ struct GroupScale {
 struct TensorScale {
   float scale = 1;
   float amax = 0;  ///< the tensor's largest |x| it was made from; 0 = not known
+  /// Where a file holds 1 / scale (compressed-tensors): that number, so that it is written again as
+  /// it was. 0 = none.
+  float divisor = 0;
 };
 
 /// A scale as chosen for a group: what is stored, and what x is divided by (or multiplied with, see

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nybble/io/safetensors.h"
+#include "nybble/io/stored_layer.h"
+
+namespace nybble {
+
+/// A checkpoint with 4-bit weights, whoever made it: GPTQ (v1 and v2), AutoAWQ (gemm and gemv),
+/// bitsandbytes, compressed-tensors, ModelOpt, gpt-oss, nybble itself (.safetensors or a folder of
+/// them, beside its config.json) or a .gguf file. Layers are read one at a time; files stay mapped.
+class QuantizedCheckpoint {
+ public:
+  /// A quantized layer, and a tensor that is none.
+  struct LayerEntry {
+    std::string name;                  ///< of the module, as StoredLayer's
+    std::string layout;                ///< "gptq_v2", "gguf", ...
+    std::vector<std::size_t> shape;    ///< as StoredLayer's
+    std::vector<std::string> tensors;  ///< the file's own that it is made of
+  };
+  struct TensorEntry {
+    std::string name;
+    std::string type;  ///< as the file names it: "BF16", "Q8_0"
+    std::vector<std::size_t> shape;
+  };
+
+  /// Opens `path` and decides by names, shapes, metadata and data which layout each layer is in;
+  /// `layout` forces one. Throws io; bad_file where a file is damaged or its evidence contradicts
+  /// itself, with both readings; bad_option for an unknown layout.
+  explicit QuantizedCheckpoint(const std::filesystem::path& path, const std::string& layout = "");
+  QuantizedCheckpoint(QuantizedCheckpoint&&) noexcept;
+  QuantizedCheckpoint& operator=(QuantizedCheckpoint&&) noexcept;
+  ~QuantizedCheckpoint();
+
+  /// Sorted by name. Empty for a checkpoint of floats.
+  [[nodiscard]] const std::vector<LayerEntry>& layers() const;
+  /// All other tensors, in the order of the files.
+  [[nodiscard]] const std::vector<TensorEntry>& tensors() const;
+  /// Which layouts were found and why, a line each.
+  [[nodiscard]] const std::vector<std::string>& reasons() const;
+  /// The free text of the files' metadata.
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const;
+
+  /// A layer, exactly as the file has it. Throws bad_option where there is none of that name;
+  /// bad_file naming the tensor; unsupported.
+  [[nodiscard]] StoredLayer read(const std::string& layer) const;
+  /// Another tensor as f32, decoded where its type is one of GGUF's blocks.
+  [[nodiscard]] std::vector<float> read_f32(const std::string& tensor) const;
+  /// Another tensor as it is in the file; types that safetensors does not have become F32 (into
+  /// `storage`, which the result then points to).
+  [[nodiscard]] TensorView raw(const std::string& tensor, std::vector<float>& storage) const;
+
+  struct Source;  ///< what differs between kinds of files
+
+ private:
+  std::unique_ptr<const Source> source_;
+};
+
+/// Names of the layouts that files are written in: "gptq", "awq_gemm", ..., for help and errors.
+std::vector<std::string> layout_names();
+
+}  // namespace nybble

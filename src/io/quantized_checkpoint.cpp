@@ -1,0 +1,57 @@
+#include "nybble/io/quantized_checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "nybble/error.h"
+#include "src/io/checked.h"
+#include "src/io/checkpoint_source.h"
+
+namespace nybble {
+
+namespace {
+
+/// Index of the entry of that name. Throws bad_option with the names most like it.
+template <class Entry>
+std::size_t index_of(const std::vector<Entry>& entries, const std::string& name, const char* kind) {
+  const auto found = std::find_if(entries.begin(), entries.end(),
+                                  [&](const Entry& entry) { return entry.name == name; });
+  if (found != entries.end()) return static_cast<std::size_t>(found - entries.begin());
+  std::vector<std::string_view> names;
+  for (const Entry& entry : entries) names.push_back(entry.name);
+  throw Error(ErrorCode::bad_option,
+              fmt::format("no {} {}, {}", kind, io::quote(name), io::name_hint(name, names)));
+}
+
+}  // namespace
+
+QuantizedCheckpoint::QuantizedCheckpoint(const std::filesystem::path& path,
+                                         const std::string& layout)
+    : source_(io::open_safetensors_checkpoint(path, layout)) {}
+QuantizedCheckpoint::QuantizedCheckpoint(QuantizedCheckpoint&&) noexcept = default;
+QuantizedCheckpoint& QuantizedCheckpoint::operator=(QuantizedCheckpoint&&) noexcept = default;
+QuantizedCheckpoint::~QuantizedCheckpoint() = default;
+
+const std::vector<QuantizedCheckpoint::LayerEntry>& QuantizedCheckpoint::layers() const {
+  return source_->layers;
+}
+const std::vector<QuantizedCheckpoint::TensorEntry>& QuantizedCheckpoint::tensors() const {
+  return source_->tensors;
+}
+const std::vector<std::string>& QuantizedCheckpoint::reasons() const { return source_->reasons; }
+const std::map<std::string, std::string>& QuantizedCheckpoint::metadata() const {
+  return source_->metadata;
+}
+
+StoredLayer QuantizedCheckpoint::read(const std::string& layer) const {
+  return source_->read(index_of(source_->layers, layer, "quantized layer"));
+}
+std::vector<float> QuantizedCheckpoint::read_f32(const std::string& tensor) const {
+  return source_->read_f32(index_of(source_->tensors, tensor, "tensor"));
+}
+TensorView QuantizedCheckpoint::raw(const std::string& tensor, std::vector<float>& storage) const {
+  return source_->raw(index_of(source_->tensors, tensor, "tensor"), storage);
+}
+
+}  // namespace nybble

@@ -1,0 +1,111 @@
+// A safetensors checkpoint as QuantizedCheckpoint reads it.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "nybble/error.h"
+#include "src/io/checkpoint_source.h"
+#include "src/io/layout/layout.h"
+#include "src/io/strict_json.h"
+
+namespace nybble::io {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kConfigDepth = 32;
+
+/// What says how the tensors beside it were quantized, of the files that tools write it to.
+json read_quantization_config(const std::filesystem::path& folder) {
+  const std::filesystem::path config = folder / "config.json";
+  if (std::filesystem::exists(config)) {
+    const MappedFile file(config);
+    const json parsed = parse_strict_json(file.bytes(), config.string(), kConfigDepth);
+    const auto found = parsed.find("quantization_config");
+    if (found != parsed.end() && found->is_object()) return *found;
+  }
+  for (const char* name : {"quantize_config.json", "hf_quant_config.json"}) {
+    const std::filesystem::path other = folder / name;
+    if (!std::filesystem::exists(other)) continue;
+    const MappedFile file(other);
+    json parsed = parse_strict_json(file.bytes(), other.string(), kConfigDepth);
+    const auto inner = parsed.find("quantization");  // ModelOpt's
+    if (inner == parsed.end() || !inner->is_object()) return parsed;
+    json result = *inner;
+    result["quant_method"] = "modelopt";
+    return result;
+  }
+  return json::object();
+}
+
+class CheckpointTensors final : public TensorSource {
+ public:
+  explicit CheckpointTensors(const std::filesystem::path& path)
+      : where_(path.string()),
+        checkpoint_(path),
+        config_(read_quantization_config(
+            std::filesystem::is_directory(path) ? path : path.parent_path())) {
+    for (const SafetensorsFile& shard : checkpoint_.shards()) {
+      metadata_.insert(shard.metadata().begin(), shard.metadata().end());
+    }
+  }
+  [[nodiscard]] const TensorView* find(std::string_view name) const override {
+    return checkpoint_.find(name);
+  }
+  [[nodiscard]] std::vector<std::string> names() const override { return checkpoint_.names(); }
+  [[nodiscard]] const std::string& where() const override { return where_; }
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const override {
+    return metadata_;
+  }
+  [[nodiscard]] const json& config() const override { return config_; }
+
+ private:
+  std::string where_;
+  Checkpoint checkpoint_;
+  json config_;
+  std::map<std::string, std::string> metadata_;
+};
+
+class SafetensorsSource final : public QuantizedCheckpoint::Source {
+ public:
+  SafetensorsSource(const std::filesystem::path& path, const std::string& layout) : source_(path) {
+    metadata = source_.metadata();
+    found_ = detect(source_, layout, reasons);
+    std::set<std::string> taken;
+    for (const FoundModule& found : found_) {
+      layers.push_back(
+          {found.module.name, found.layout->name(), found.module.shape, found.module.tensors});
+      taken.insert(found.module.tensors.begin(), found.module.tensors.end());
+    }
+    for (const std::string& name : source_.names()) {
+      if (taken.contains(name)) continue;
+      const TensorView& tensor = *source_.find(name);
+      tensors.push_back({name, std::string(tensor_type_name(tensor.type)), tensor.shape});
+    }
+  }
+  [[nodiscard]] StoredLayer read(std::size_t layer) const override {
+    return found_[layer].layout->read(source_, found_[layer].module);
+  }
+  [[nodiscard]] std::vector<float> read_f32(std::size_t tensor) const override {
+    return to_f32(*source_.find(tensors[tensor].name));
+  }
+  [[nodiscard]] TensorView raw(std::size_t tensor, std::vector<float>& /*storage*/) const override {
+    return *source_.find(tensors[tensor].name);
+  }
+
+ private:
+  CheckpointTensors source_;
+  std::vector<FoundModule> found_;
+};
+
+}  // namespace
+
+std::unique_ptr<const QuantizedCheckpoint::Source> open_safetensors_checkpoint(
+    const std::filesystem::path& path, const std::string& layout) {
+  return std::make_unique<SafetensorsSource>(path, layout);
+}
+
+}  // namespace nybble::io
