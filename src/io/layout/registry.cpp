@@ -12,6 +12,7 @@ namespace io {
 const std::vector<std::unique_ptr<Layout>>& layouts() {
   static const std::vector<std::unique_ptr<Layout>> rows = [] {
     std::vector<std::unique_ptr<Layout>> all;
+    all.push_back(make_nybble_layout());
     return all;
   }();
   return rows;
