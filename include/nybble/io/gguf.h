@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -13,8 +14,10 @@
 #include <variant>
 #include <vector>
 
+#include "nybble/format/format.h"
 #include "nybble/io/atomic_file.h"
 #include "nybble/io/mapped_file.h"
+#include "nybble/io/stored_layer.h"
 
 namespace nybble {
 
@@ -191,5 +194,22 @@ class GgufWriter {
   std::vector<Entry> entries_;
   std::set<std::string> names_;
 };
+
+/// The block type that holds a weight of that format and shape ([N, K], or experts before them)
+/// without loss. Throws unsupported, with the reason, where there is none.
+GgufType gguf_type_for(const AnyFormat& format, std::span<const std::size_t> shape);
+
+/// Appends a layer as the tensor `name`.weight and, for NVFP4, `name`.scale (the tensor scale, left
+/// out where it is 1 and no file held it) and `name`.input_scale: the tensors that
+/// QuantizedCheckpoint read it from. The layer must outlive finish(), which makes the blocks one
+/// layer at a time. `type` is what is expected, by default what gguf_type_for says. Throws
+/// unsupported naming the layer where GGUF cannot hold it: another type, a transform; what
+/// GgufWriter::add throws.
+void add_layer(GgufWriter& writer, const StoredLayer& layer,
+               std::optional<GgufType> type = std::nullopt);
+/// The same for layers that are not all in memory at once: `read` is called here, for what the
+/// header says, and again by finish().
+void add_layer(GgufWriter& writer, std::function<StoredLayer()> read,
+               std::optional<GgufType> type = std::nullopt);
 
 }  // namespace nybble
