@@ -184,7 +184,7 @@ ExponentRule exponent_rule(SpecOptions& options, std::initializer_list<const cha
 }
 
 AnyFormat make_int4(SpecOptions& options) {
-  const std::size_t group = options.group("group", {32, 16, 64, 128, 0});
+  const std::size_t group = options.group("group", {32, 16, 64, 128, 256, 512, 1024, 0});
   const bool zero_point = options.flag("zero_point", false);
   const ScaleType scale = scale_type(options, {"f16", "f32", "bf16"});
   options.finish();
@@ -204,7 +204,9 @@ AnyFormat make_fp4(SpecOptions& options) {
 
 template <Codebook C>
 AnyFormat make_bnb(SpecOptions& options) {
-  const std::size_t group = options.group("block", {64, 32, 128, 256, 512, 1024, 2048, 4096});
+  // Below 16: what is left of a file's blocks where they run across row ends.
+  const std::size_t group =
+      options.group("block", {64, 2, 4, 8, 16, 32, 128, 256, 512, 1024, 2048, 4096});
   const bool nested = options.flag("double", false);
   const ScaleType scale = scale_type(options, {"f32", "bf16"});
   options.finish();
@@ -265,14 +267,16 @@ AnyFormat make_amxfp4(SpecOptions& options) {
 std::vector<FormatFamily>& families() {
   static std::vector<FormatFamily> rows = {
       {"int4", "integers -8..7 (or 0..15 with a zero point), one float scale a group",
-       "group=32|16|64|128|row, zero_point=false|true, scale=f16|f32|bf16", make_int4},
+       "group=32|16|64|128|256|512|1024|row, zero_point=false|true, scale=f16|f32|bf16", make_int4},
       {"fp4", "E2M1 with one float scale a group",
        "group=32|16|64|128|row, scale=f16|f32|bf16, ties=even|away|zero", make_fp4},
       {"fp4_bnb", "bitsandbytes' FP4 (not E2M1), absmax blocks",
-       "block=64|32|128|256|512|1024|2048|4096, double=false|true, scale=f32|bf16",
+       "block=64|16|32|128|256|512|1024|2048|4096 (2|4|8 without kernels), double=false|true, "
+       "scale=f32|bf16",
        make_bnb<BnbFp4Levels>},
       {"nf4", "NF4 of QLoRA and bitsandbytes, absmax blocks",
-       "block=64|32|128|256|512|1024|2048|4096, double=false|true, scale=f32|bf16",
+       "block=64|16|32|128|256|512|1024|2048|4096 (2|4|8 without kernels), double=false|true, "
+       "scale=f32|bf16",
        make_bnb<Nf4Levels>},
       {"mxfp4", "OCP MXFP4: E2M1 with one power of two per 32",
        "rule=floor|even|ceil|rceil, ties=even|away|zero, search=none|mse, group=32|16|64|128",

@@ -76,7 +76,7 @@ TEST(ParseFormat, ErrorsSayWhatIsAllowed) {
   expect_bad("", {"unknown format"});
   expect_bad("mxfp4:scale=f16", {"'scale'", "rule=floor|even|ceil|rceil", "ties=even|away|zero"});
   expect_bad("mxfp4:rule=up", {"rule=up", "rule=floor|even|ceil|rceil"});
-  expect_bad("int4:group=48", {"group=48", "group=32|16|64|128|row"});
+  expect_bad("int4:group=48", {"group=48", "group=32|16|64|128|256|512|1024|row"});
   expect_bad("mxfp4:rule=even,rule=even", {"'rule' is given twice"});
   expect_bad("nf4:double=yes", {"double=yes", "double=false|true"});
   expect_bad("nf4:double=true,scale=bf16", {"needs scale=f32"});

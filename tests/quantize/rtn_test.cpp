@@ -113,6 +113,26 @@ TEST(QuantizeRtn, EveryLengthHasItsTail) {
   }
 }
 
+TEST(QuantizeRtn, BlocksTooSmallForKernelsAreEncodedAsDefined) {
+  for (const std::string name : {"nf4", "fp4_bnb"}) {
+    for (const std::string block : {"2", "4", "8"}) {
+      for (const std::string nested : {"false", "true"}) {
+        const std::string spec = name + ":block=" + block + ",double=" + nested;
+        const std::vector<float> x = heavy_tailed_values(kRows * kCols, 5);
+        const MatrixView view(x.data(), kRows, kCols);
+        for (const TargetInfo& target : list_targets()) {
+          if (!target.supported) continue;
+          const ForcedTarget forced(target.name);
+          SerialExecutor executor;
+          const AnyFormat format = parse_format(spec);
+          expect_same(quantize_rtn(view, format, executor), naive_quantize(view, format),
+                      spec + " " + target.name);
+        }
+      }
+    }
+  }
+}
+
 TEST(QuantizeRtn, ExtremeGroups) {
   constexpr float kTiny = std::numeric_limits<float>::denorm_min();
   constexpr float kHuge = std::numeric_limits<float>::max();

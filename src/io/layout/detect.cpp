@@ -86,6 +86,11 @@ std::vector<FoundModule> detect(const TensorSource& source, std::string_view for
   if (!forced.empty()) {
     const Layout& layout = find_layout(forced);
     for (Module& module : layout.find(source)) found.push_back({&layout, std::move(module)});
+    if (found.empty()) {
+      throw Error(ErrorCode::bad_file,
+                  fmt::format("{}: no layer has the tensors of layout {}, which was asked for",
+                              source.where(), forced));
+    }
     reasons.push_back(fmt::format("{}: asked for, {} layers", forced, found.size()));
     std::sort(found.begin(), found.end(), by_name);
     return found;

@@ -94,6 +94,8 @@ class Layout {
   /// a weight that is not quantized. Null: this layout needs none.
   [[nodiscard]] virtual nlohmann::ordered_json config(const AnyFormat& format,
                                                       std::span<const std::string> plain) const = 0;
+  /// Sets what of config() depends on the layers (GPTQ's desc_act): to be called with each of them.
+  virtual void amend(nlohmann::ordered_json& /*config*/, const StoredLayer& /*layer*/) const {}
 };
 
 /// All of them.
@@ -110,8 +112,8 @@ struct FoundModule {
 /// The quantized modules of a checkpoint, sorted by name, each with the one layout that names,
 /// shapes, metadata and data agree on. `reasons` gets a line a layout: what was decided and why.
 /// Throws bad_file, with both readings, where they contradict each other or several layouts remain.
-/// `forced`, unless empty, is a layout's name: only its modules are looked for and no evidence is
-/// asked.
+/// `forced`, unless empty, is a layout's name: only its modules are looked for, no evidence is
+/// asked, and it is an error where there are none.
 std::vector<FoundModule> detect(const TensorSource& source, std::string_view forced,
                                 std::vector<std::string>& reasons);
 

@@ -12,6 +12,11 @@ namespace io {
 const std::vector<std::unique_ptr<Layout>>& layouts() {
   static const std::vector<std::unique_ptr<Layout>> rows = [] {
     std::vector<std::unique_ptr<Layout>> all;
+    all.push_back(make_gptq_layout(false));
+    all.push_back(make_gptq_layout(true));
+    all.push_back(make_awq_gemm_layout());
+    all.push_back(make_awq_gemv_layout());
+    all.push_back(make_bitsandbytes_layout());
     return all;
   }();
   return rows;
