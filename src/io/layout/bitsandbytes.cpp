@@ -272,9 +272,8 @@ StoredLayer BitsandbytesLayout::read(const TensorSource& source, const Module& m
   const TensorView* state_tensor = find_state(source, module.name);
   if (state_tensor == nullptr) {
     throw Error(ErrorCode::bad_file,
-                fmt::format("{}: no tensor {}.quant_state.bitsandbytes__nf4 or __fp4, or both, "
-                            "expected one",
-                            source.where(), quote(weight)));
+                fmt::format("{}: no tensor {} or __fp4, or both, expected one", source.where(),
+                            quote(weight + ".quant_state.bitsandbytes__nf4")));
   }
   const State state = read_state(source, *state_tensor);
   if (state.shape.size() < 2 || state.shape.back() % 2 != 0) {

@@ -164,7 +164,7 @@ std::optional<std::size_t> config_group(const json& config) {
   const auto found = config.find("group_size");
   if (found == config.end()) return std::nullopt;
   if (*found == -1) return 0;
-  if (!found->is_number_unsigned()) return std::nullopt;
+  if (!found->is_number_integer() || *found < 1) return std::nullopt;
   return found->get<std::size_t>();
 }
 
