@@ -14,6 +14,7 @@
 #include "nybble/format/amxfp4.h"
 #include "nybble/format/fp4.h"
 #include "nybble/format/int4.h"
+#include "nybble/format/iq4_nl.h"
 #include "nybble/format/mxfp4.h"
 #include "nybble/format/nf4.h"
 #include "nybble/format/nvfp4.h"
@@ -220,6 +221,11 @@ AnyFormat make_bnb(SpecOptions& options) {
   return format;
 }
 
+AnyFormat make_iq4_nl(SpecOptions& options) {
+  options.finish();
+  return Iq4Nl(options.canonical(), 32, LevelTies::even, Iq4NlScale{});
+}
+
 AnyFormat make_mxfp4(SpecOptions& options) {
   const ExponentRule rule = exponent_rule(options, {"floor", "even", "ceil", "rceil"});
   const LevelTies tie = ties(options, {"even", "away", "zero"});
@@ -278,6 +284,8 @@ std::vector<FormatFamily>& families() {
        "block=64|16|32|128|256|512|1024|2048|4096 (2|4|8 without kernels), double=false|true, "
        "scale=f32|bf16",
        make_bnb<Nf4Levels>},
+      {"iq4_nl", "IQ4_NL of ggml: 16 integers denser around zero, one f16 scale per 32", "",
+       make_iq4_nl},
       {"mxfp4", "OCP MXFP4: E2M1 with one power of two per 32",
        "rule=floor|even|ceil|rceil, ties=even|away|zero, search=none|mse, group=32|16|64|128",
        make_mxfp4},

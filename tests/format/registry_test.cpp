@@ -47,6 +47,7 @@ TEST(ParseFormat, EveryFamilyHasItsDefaults) {
       {"fp4", 32, ScaleType::f16, ScaleLayout::symmetric, false},
       {"fp4_bnb", 64, ScaleType::f32, ScaleLayout::symmetric, false},
       {"nf4", 64, ScaleType::f32, ScaleLayout::symmetric, false},
+      {"iq4_nl", 32, ScaleType::f16, ScaleLayout::symmetric, false},
       {"mxfp4", 32, ScaleType::e8m0, ScaleLayout::symmetric, false},
       {"nvfp4", 16, ScaleType::e4m3, ScaleLayout::symmetric, true},
       {"amxfp4", 32, ScaleType::e5m2, ScaleLayout::sign_split, false},

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -153,19 +155,22 @@ TEST(QuantizeRtn, ExtremeGroups) {
   SerialExecutor executor;
   for (const std::string& spec : all_specs()) {
     const AnyFormat format = parse_format(spec);
+    const std::array<float, 16>& levels = format.info().levels;
+    const bool has_zero = std::find(levels.begin(), levels.end(), 0.0F) != levels.end();
     for (const auto& [name, x] : groups) {
       const std::string label = spec + " " + name;
       const MatrixView view(x.data(), 1, x.size());
       const QuantizedMatrix q = quantize_rtn(view, format, executor);
       expect_same(q, naive_quantize(view, format), label);
-      EXPECT_FALSE(std::signbit(q.scale(0, 0).positive)) << label << ": a scale of -0";
-      EXPECT_FALSE(std::signbit(q.scale(0, 0).negative)) << label << ": a scale of -0";
+      for (const float scale : {q.scale(0, 0).positive, q.scale(0, 0).negative}) {
+        EXPECT_FALSE(scale == 0 && std::signbit(scale)) << label << ": a scale of -0";
+      }
       // At the end of f32 the rounding of a scale can carry a decoded value past it.
       if (x[0] == kHuge) continue;
       for (std::size_t i = 0; i < x.size(); ++i) {
         const float value = q.value(0, i);
         EXPECT_TRUE(std::isfinite(value)) << label << " " << x[i] << " -> " << value;
-        if (x[i] == 0) {
+        if (x[i] == 0 && has_zero) {
           EXPECT_EQ(value, 0) << label;
         }
       }
