@@ -1,9 +1,14 @@
 #include "nybble/metrics.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <vector>
+
+#include "nybble/error.h"
 
 namespace nybble {
 
@@ -41,31 +46,68 @@ std::size_t count_clipped(const QuantizedMatrix& matrix, std::span<const float> 
   return count;
 }
 
+/// Sums over a run of values.
+struct ErrorSums {
+  double error = 0, x = 0, became = 0, product = 0, largest = 0;
+};
+
+ErrorSums sums_of(std::span<const float> x, std::span<const float> became) {
+  ErrorSums out;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double from = x[i];
+    const double to = became[i];
+    const double error = std::fabs(from - to);
+    out.error += error * error;
+    out.x += from * from;
+    out.became += to * to;
+    out.product += from * to;
+    if (!(error <= out.largest)) out.largest = std::isnan(out.largest) ? NAN : error;
+  }
+  return out;
+}
+
 }  // namespace
+
+ErrorMetrics error_metrics(std::span<const float> x, std::span<const float> became,
+                           Executor& executor) {
+  if (x.empty() || x.size() != became.size()) {
+    throw Error(ErrorCode::bad_shape,
+                fmt::format("error metrics: {} values and {}, expected the same number, at least 1",
+                            x.size(), became.size()));
+  }
+  // Sums of runs whose length depends on nothing, added in order.
+  constexpr std::size_t kRun = std::size_t{1} << 16;
+  std::vector<ErrorSums> runs((x.size() + kRun - 1) / kRun);
+  executor.parallel_for(runs.size(), [&](std::size_t run) {
+    const std::size_t begin = run * kRun;
+    const std::size_t count = std::min(kRun, x.size() - begin);
+    runs[run] = sums_of(x.subspan(begin, count), became.subspan(begin, count));
+  });
+  ErrorSums sums;
+  for (const ErrorSums& run : runs) {
+    sums.error += run.error;
+    sums.x += run.x;
+    sums.became += run.became;
+    sums.product += run.product;
+    if (!(run.largest <= sums.largest)) sums.largest = std::isnan(sums.largest) ? NAN : run.largest;
+  }
+  ErrorMetrics out;
+  out.mse = sums.error / static_cast<double>(x.size());
+  out.relative_mse = sums.error == 0 ? 0 : sums.error / sums.x;
+  out.sqnr_db = -10 * std::log10(out.relative_mse);
+  out.max_error = sums.largest;
+  out.cosine = sums.product / std::sqrt(sums.x * sums.became);
+  return out;
+}
 
 QuantizationMetrics quantization_metrics(const QuantizedMatrix& matrix, std::span<const float> x,
                                          std::span<const float> decoded) {
   matrix.check();
-  QuantizationMetrics out;
-  double squared_error = 0;
-  double squared_x = 0;
-  double squared_decoded = 0;
-  double product = 0;
+  SerialExecutor serial;
+  QuantizationMetrics out{error_metrics(x, decoded, serial)};
   for (std::size_t i = 0; i < x.size(); ++i) {
-    const double from = x[i];
-    const double to = decoded[i];
-    const double error = std::fabs(from - to);
-    squared_error += error * error;
-    squared_x += from * from;
-    squared_decoded += to * to;
-    product += from * to;
-    if (!(error <= out.max_error)) out.max_error = std::isnan(out.max_error) ? NAN : error;
-    if (from != 0 && to == 0) ++out.zeroed;
+    if (x[i] != 0 && decoded[i] == 0) ++out.zeroed;
   }
-  out.mse = squared_error / static_cast<double>(x.size());
-  out.relative_mse = squared_error == 0 ? 0 : squared_error / squared_x;
-  out.sqnr_db = -10 * std::log10(out.relative_mse);
-  out.cosine = product / std::sqrt(squared_x * squared_decoded);
   out.clipped = count_clipped(matrix, x);
   return out;
 }

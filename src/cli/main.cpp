@@ -33,15 +33,23 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", fmt::format("nybble {}.{}.{}", NYBBLE_VERSION_MAJOR,
                                                 NYBBLE_VERSION_MINOR, NYBBLE_VERSION_PATCH));
   app.require_subcommand(0, 1);
-  app.footer("Exit codes: 0 done, 1 internal error, 2 bad usage, 3 bad input.");
+  app.footer(
+      "Exit codes: 0 done, 1 internal error (check, diff: they found something), 2 bad usage, 3 "
+      "bad "
+      "input.");
   nybble::cli::add_cast_command(app);
   nybble::cli::add_layer_command(app);
   nybble::cli::add_sweep_command(app);
+  nybble::cli::add_inspect_command(app);
+  nybble::cli::add_check_command(app);
+  nybble::cli::add_diff_command(app);
+  nybble::cli::add_report_command(app);
   nybble::cli::add_formats_command(app);
   nybble::cli::add_cpu_command(app);
   nybble::cli::add_kernels_command(app);
   nybble::cli::add_bench_command(app);
   nybble::cli::add_limits_command(app);
+  int status = 0;
   try {
     app.parse(argc, argv);
     // Not require_subcommand(1): for a misspelled command that only says that one is required.
@@ -50,9 +58,11 @@ int run(int argc, char** argv) {
     }
   } catch (const CLI::Success& help_or_version) {
     app.exit(help_or_version);
+  } catch (const CLI::RuntimeError& found) {
+    status = found.get_exit_code();
   }
   if (std::fflush(stdout) != 0) return report("standard output: cannot write", kInternalError);
-  return 0;
+  return status;
 }
 
 }  // namespace

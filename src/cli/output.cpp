@@ -1,6 +1,7 @@
 #include "output.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -47,6 +48,31 @@ const char* layout_name(ScaleLayout layout) {
       return "sign_split";
   }
   return "?";
+}
+
+std::string printable(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+std::string shape_text(std::span<const std::size_t> shape) {
+  return shape.empty() ? "scalar" : fmt::format("{}", fmt::join(shape, " x "));
+}
+
+void finish(bool good) {
+  if (!good) throw CLI::RuntimeError(1);
+}
+
+std::string exit_codes(const std::string& bad) {
+  return fmt::format("Exit codes: 0 {}\n            2 bad usage, 3 bad input.", bad);
 }
 
 std::string one_line(std::string text) {

@@ -3,7 +3,9 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nybble/format/format.h"
@@ -28,6 +30,19 @@ void check_writable(const std::vector<std::string>& paths);
 
 /// "symmetric", "zero_point" or "sign_split".
 const char* layout_name(ScaleLayout layout);
+
+/// A name from a file as a terminal may see it: control characters are escaped.
+std::string printable(std::string_view text);
+
+/// "24 x 64".
+std::string shape_text(std::span<const std::size_t> shape);
+
+/// What a command that compares or checks found out, as its exit code: 0, or 1 by throwing what
+/// main() ends with.
+void finish(bool good);
+
+/// The exit codes of such a command, for its footer; `bad` says what 1 means.
+std::string exit_codes(const std::string& bad);
 
 /// One line, whatever text from files and paths is in it.
 std::string one_line(std::string text);

@@ -11,6 +11,8 @@ struct SweepChart {
   std::vector<std::string> formats, methods;
   std::vector<double> bits;     ///< per weight, of each format
   std::vector<double> sqnr_db;  ///< formats x methods; what is not finite is not drawn
+  double width = 440;           ///< hardly wider than a phone: text of 13 stays readable there
+  std::string id = "sweep";     ///< unique in its page
 };
 
 /// An SVG of its own, no fonts or scripts from elsewhere, for light and dark backgrounds: SQNR

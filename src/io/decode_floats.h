@@ -5,7 +5,15 @@
 #include <span>
 #include <vector>
 
+#include "nybble/io/safetensors.h"
+
 namespace nybble::io {
+
+/// f32, f16, bf16 or f64: what to_f32 takes.
+bool is_float(TensorType type);
+
+/// `count` elements of one of those types, at any alignment, as f32 (rounded to nearest from f64).
+void decode_floats(TensorType type, const std::byte* bytes, std::size_t count, float* out);
 
 /// f32 values from elements of type Stored at any alignment, each through `convert`.
 template <class Stored, class Convert>

@@ -1,20 +1,12 @@
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-
-#include <cstdint>
 
 #include "nybble/error.h"
 #include "nybble/io/safetensors.h"
 #include "src/io/checked.h"
-#include "src/io/safetensors_format.h"
+#include "src/io/safetensors_header.h"
 #include "src/io/strict_json.h"
 
 namespace nybble {
-namespace {
-
-constexpr std::size_t kHeaderAlignment = 8;
-
-}  // namespace
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path) : file_(path) {}
 
@@ -22,9 +14,7 @@ void SafetensorsWriter::add(const std::string& name, TensorType type,
                             std::span<const std::size_t> shape, std::span<const std::byte> bytes) {
   const std::string file_name = file_.target().string();
   const std::string where = fmt::format("{}: tensor {}", file_name, io::quote(name));
-  io::json_string(name, file_name + ": tensor name");
-  if (name == io::kMetadataKey)
-    throw Error(ErrorCode::bad_option, where + ": the name is reserved");
+  io::check_tensor_name(name, file_name);
   const auto expected = io::byte_count(shape, tensor_type_bits(type));
   if (expected != bytes.size()) {
     throw Error(ErrorCode::bad_shape,
@@ -45,32 +35,11 @@ void SafetensorsWriter::set_metadata(const std::string& key, const std::string& 
 }
 
 void SafetensorsWriter::finish() {
-  const std::string file_name = file_.target().string();
-  std::vector<std::string> entries;
-  if (!metadata_.empty()) {
-    std::vector<std::string> texts;
-    for (const auto& [key, value] : metadata_) {
-      texts.push_back(io::json_string(key, file_name) + ":" + io::json_string(value, file_name));
-    }
-    entries.push_back(fmt::format("\"{}\":{{{}}}", io::kMetadataKey, fmt::join(texts, ",")));
-  }
-  std::size_t position = 0;
+  std::vector<TensorInfo> tensors;
   for (const TensorView& tensor : tensors_) {
-    const std::size_t end = position + tensor.bytes.size();
-    entries.push_back(fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                                  io::json_string(tensor.name, file_name),
-                                  tensor_type_name(tensor.type), fmt::join(tensor.shape, ","),
-                                  position, end));
-    position = end;
+    tensors.push_back({tensor.name, tensor.type, tensor.shape, 0, tensor.bytes.size()});
   }
-  std::string header = fmt::format("{{{}}}", fmt::join(entries, ","));
-  header.resize((header.size() + kHeaderAlignment - 1) / kHeaderAlignment * kHeaderAlignment, ' ');
-  if (header.size() > io::kLargestHeader) {
-    throw Error(ErrorCode::bad_option, fmt::format("{}: header of {} bytes, expected at most {}",
-                                                   file_name, header.size(), io::kLargestHeader));
-  }
-  const std::uint64_t length = header.size();
-  file_.write(std::as_bytes(std::span(&length, 1)));
+  const std::string header = io::write_header(tensors, metadata_, file_.target().string());
   file_.write(std::as_bytes(std::span(header)));
   for (const TensorView& tensor : tensors_) file_.write(tensor.bytes);
   file_.commit();

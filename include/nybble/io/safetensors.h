@@ -111,9 +111,6 @@ class Checkpoint {
   [[nodiscard]] const std::vector<SafetensorsFile>& shards() const noexcept { return shards_; }
 
  private:
-  void open_index(const std::filesystem::path& index_path);
-  void add_shard(SafetensorsFile shard);
-
   std::string name_;
   std::vector<SafetensorsFile> shards_;
   std::map<std::string_view, const TensorView*> index_;  // both point into shards_

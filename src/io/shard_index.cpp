@@ -1,0 +1,96 @@
+#include "src/io/shard_index.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "nybble/error.h"
+#include "nybble/io/mapped_file.h"
+#include "src/io/checked.h"
+#include "src/io/strict_json.h"
+
+namespace nybble::io {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kIndexDepth = 8;  // weight_map needs 2; the free metadata may nest
+
+/// A shard must be a file of the folder itself: an index is data from elsewhere.
+bool is_plain_file_name(const std::string& name) {
+  if (name.empty() || name.find("..") != std::string::npos) return false;
+  for (const char c : name) {
+    if (c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20) return false;
+  }
+  return true;
+}
+
+std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
+  const std::string name = path.string();
+  const MappedFile file(path);
+  const json index = parse_strict_json(file.bytes(), name, kIndexDepth);
+  const auto weight_map = index.find("weight_map");
+  if (weight_map == index.end() || !weight_map->is_object()) {
+    throw Error(ErrorCode::bad_file, name + ": weight_map is missing or not an object");
+  }
+  std::map<std::string, std::string> result;
+  for (const auto& [tensor, shard] : weight_map->items()) {
+    if (!shard.is_string() || !is_plain_file_name(shard.get_ref<const std::string&>())) {
+      throw Error(ErrorCode::bad_file,
+                  fmt::format("{}: tensor {} is in shard {}, expected the name of a file beside "
+                              "the index",
+                              name, quote(tensor), quote(shard.dump())));
+    }
+    result.emplace(tensor, shard.get<std::string>());
+  }
+  return result;
+}
+
+}  // namespace
+
+ShardIndex find_shards(const std::filesystem::path& path) {
+  ShardIndex out;
+  if (!std::filesystem::is_directory(path)) {
+    out.files.push_back(path);
+  } else if (std::filesystem::exists(path / kIndexName)) {
+    out.name = (path / kIndexName).string();
+    out.weight_map = read_weight_map(path / kIndexName);
+    std::set<std::string> names;
+    for (const auto& [tensor, shard] : out.weight_map) names.insert(shard);
+    for (const std::string& name : names) out.files.push_back(path / name);
+  } else if (std::filesystem::exists(path / kSingleName)) {
+    out.files.push_back(path / kSingleName);
+  } else {
+    throw Error(ErrorCode::io,
+                fmt::format("{}: expected {} or {} in it", path.string(), kSingleName, kIndexName));
+  }
+  return out;
+}
+
+void ShardIndex::check(const std::vector<std::vector<std::string_view>>& tensors) const {
+  std::map<std::string_view, std::size_t> found;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    for (const std::string_view tensor : tensors[i]) {
+      if (found.emplace(tensor, i).second) continue;
+      throw Error(ErrorCode::bad_file,
+                  fmt::format("{}: tensor {} is in an earlier shard too, expected in one",
+                              files[i].string(), quote(tensor)));
+    }
+  }
+  if (name.empty()) return;
+  for (const auto& [tensor, shard] : weight_map) {
+    const auto at = found.find(tensor);
+    if (at != found.end() && files[at->second].filename() == shard) continue;
+    throw Error(ErrorCode::bad_file,
+                fmt::format("{}: no tensor {}, but {} says it is there",
+                            (files[0].parent_path() / shard).string(), quote(tensor), name));
+  }
+  for (const auto& [tensor, file] : found) {
+    if (weight_map.contains(std::string(tensor))) continue;
+    throw Error(ErrorCode::bad_file, fmt::format("{}: tensor {} is not in the weight_map of {}",
+                                                 files[file].string(), quote(tensor), name));
+  }
+}
+
+}  // namespace nybble::io

@@ -1,0 +1,72 @@
+#include "src/quantize/weight_rows.h"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/registry.h"
+#include "src/transform/apply.h"
+
+namespace nybble {
+
+double SquaredError::sqnr_db() const {
+  if (noise == 0) return std::numeric_limits<double>::infinity();
+  return 10 * std::log10(signal / noise);
+}
+
+SquaredError squared_error(const float* x, const float* decoded, std::size_t count) {
+  constexpr std::size_t kParts = 8;
+  constexpr std::size_t kRun = 512;
+  SquaredError out;
+  for (std::size_t begin = 0; begin < count; begin += kRun) {
+    const std::size_t end = std::min(count, begin + kRun);
+    float signal[kParts] = {};
+    float noise[kParts] = {};
+    std::size_t i = begin;
+    for (; i + kParts <= end; i += kParts) {
+      for (std::size_t p = 0; p < kParts; ++p) {
+        const float error = x[i + p] - decoded[i + p];
+        signal[p] += x[i + p] * x[i + p];
+        noise[p] += error * error;
+      }
+    }
+    for (; i < end; ++i) {
+      const float error = x[i] - decoded[i];
+      signal[0] += x[i] * x[i];
+      noise[0] += error * error;
+    }
+    for (std::size_t p = 0; p < kParts; ++p) {
+      out += {static_cast<double>(signal[p]), static_cast<double>(noise[p])};
+    }
+  }
+  return out;
+}
+
+SquaredError squared_error(const WeightRows& weight, const QuantizedMatrix& matrix,
+                           const Transforms& transforms, Executor& executor) {
+  struct Work {
+    std::vector<std::uint8_t> codes;
+    std::vector<ScaleChoice> choices;
+    std::vector<float> decoded;
+  };
+  const kernels::KernelTable& table = *kernels::select().table;
+  const FormatInfo& info = matrix.format.info();
+  const bool transformed = transforms.changes_input();
+  std::vector<SquaredError> errors(matrix.rows);
+  const auto make_work = [&] {
+    return Work{std::vector<std::uint8_t>(matrix.cols), std::vector<ScaleChoice>(matrix.groups),
+                std::vector<float>(matrix.cols)};
+  };
+  for_each_row(weight, executor, make_work, [&](std::size_t row, const float* x, Work& work) {
+    for (std::size_t i = 0; i < matrix.cols; ++i) work.codes[i] = matrix.code(row, i);
+    for (std::size_t g = 0; g < matrix.groups; ++g) work.choices[g].scale = matrix.scale(row, g);
+    table.codes_to_float({work.codes.data(), matrix.cols, matrix.group, info.levels.data(),
+                          work.choices.data(), matrix.tensor.scale, work.decoded.data()});
+    if (transformed) apply_input_transposed(transforms, work.decoded.data(), matrix.cols);
+    errors[row] = squared_error(x, work.decoded.data(), matrix.cols);
+  });
+  SquaredError sum;
+  for (const SquaredError& error : errors) sum += error;
+  return sum;
+}
+
+}  // namespace nybble

@@ -1,0 +1,98 @@
+#!/bin/sh
+# usage: checkpoint_test.sh NYBBLE_BINARY MODEL_DIR
+# nybble inspect, check and diff from outside: exit codes, messages, JSON keys, on the demo model and
+# on checkpoints made with printf.
+set -u
+program=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+model=$(cd "$2" && pwd)
+prefix='nybble: '
+tests=$(cd "$(dirname "$0")/.." && pwd)
+. "$tests/support/cli_helpers.sh"
+. "$tests/support/safetensors.sh"
+cd "$scratch" || exit 1
+
+# expect_printed CODE PATTERN... -- ARGUMENTS...: that exit code, nothing on stderr, each PATTERN on
+# stdout.
+expect_printed() {
+  code=$1
+  shift
+  patterns=$scratch/patterns
+  : >"$patterns"
+  while [ "$1" != -- ]; do
+    printf '%s\n' "$1" >>"$patterns"
+    shift
+  done
+  shift
+  "$program" "$@" >"$scratch/out" 2>"$scratch/err"
+  got=$?
+  [ "$got" -eq "$code" ] || fail "exit code $got, expected $code: $*"
+  [ -s "$scratch/err" ] && fail "stderr, expected nothing: $*"
+  while IFS= read -r pattern; do
+    grep -q -F -e "$pattern" "$scratch/out" || fail "no '$pattern' in $(cat "$scratch/out"): $*"
+  done <"$patterns"
+  echo "ok: $*"
+}
+
+one='\000\000\200\077'
+two='\000\000\000\100'
+nan='\000\000\300\177'
+minus_inf='\000\000\200\377'
+safetensors good.safetensors a.weight F32 '2, 2' "$one$two$one$two" norm F32 2 "$one$one" \
+  position I32 2 "$one$two"
+safetensors other.safetensors a F32 '2, 2' "$one$two$one$one" norm F32 2 "$one$one" \
+  position I32 2 "$one$two"
+safetensors bad.safetensors a.weight F32 '2, 2' "$one$two$nan$minus_inf" norm F32 2 "$one$one"
+safetensors short.safetensors a.weight F32 '2, 2' "$one$two"
+# A name that would move the cursor; JSON has the escape character as \u001b.
+safetensors escape.safetensors 'a\u001b[2Jb' F32 1 "$nan"
+
+# --- inspect
+expect_output '"layers":[]' '"name":"model.norm.weight","type":"BF16","shape":[128]' '"totals":{' \
+  '"tensors":38' '"values":885888' '"file_bytes":' -- inspect "$model" --json
+expect_output '"nan":1,"inf":1,' '"negative":1' '"min":1.0,"max":2.0' -- \
+  inspect bad.safetensors --json
+expect_output '"type":"I32","shape":[2],"values":null' -- inspect good.safetensors --json
+expect_printed 0 'no quantized layers' 'a.weight  F32   2 x 2    1    2    0    0' \
+  'position  I32   2        -    -    -    -' '3 other tensors: 8 values' '0 NaN, 0 Inf' -- \
+  inspect good.safetensors
+expect_printed 0 '4 from 1 to 2; 1 nan, 1 inf, 0 zero' '1 other tensors' -- \
+  inspect bad.safetensors --layer 'a.*'
+expect_printed 0 'a\x1b[2Jb' -- inspect escape.safetensors
+"$program" inspect "$model" --threads 1 --json >one
+"$program" inspect "$model" --threads 3 --json >three
+expect_same 'inspect with three threads' "$(cat three)" "$(cat one)"
+expect_exit 2 'nothing.*matches none of the 0 layers and 3 tensors' \
+  inspect good.safetensors --layer nothing
+expect_exit 2 'no_such' inspect good.safetensors --layout no_such
+expect_exit 3 'missing' inspect missing
+expect_exit 3 'short.safetensors.*a.weight' inspect short.safetensors
+
+# --- check
+expect_output '"findings":[]' '"errors":0' '"good":true' -- check "$model" --json
+expect_printed 0 'good: 0 quantized layers and 38 other tensors checked: 0 errors' -- check "$model"
+expect_printed 1 'error: a.weight: value[1, 0] is nan, expected a finite number (the first of 2)' \
+  'bad: 0 quantized layers and 2 other tensors checked: 1 errors' -- check bad.safetensors
+expect_printed 1 '"severity":"error","name":"a.weight","place":"value[1, 0]","found":"nan"' \
+  '"count":2' '"good":false' -- check bad.safetensors --json
+expect_printed 1 'a\x1b[2Jb' -- check escape.safetensors
+expect_exit 3 'short.safetensors.*a.weight' check short.safetensors
+expect_exit 2 'path' check
+
+# --- diff
+expect_printed 0 '38 compared: 38 identical' -- diff "$model" "$model"
+expect_output '"good":true' '"identical":true' '"sqnr_db":null' -- diff "$model" "$model" --json
+expect_printed 1 'a.weight' '10.00' '3 compared: 2 identical, 0 more with the same values' -- \
+  diff good.safetensors other.safetensors
+expect_printed 0 '0 below 9 dB' -- diff good.safetensors other.safetensors --tolerance-db 9
+expect_printed 1 '1 below 11 dB' -- diff good.safetensors other.safetensors --tolerance-db 11
+expect_printed 0 '1 compared: 1 identical' -- diff good.safetensors other.safetensors --layer norm
+expect_printed 1 'only in the first' '"reason":"only in the first"' -- \
+  diff good.safetensors bad.safetensors --json
+# NaN is never good enough.
+expect_printed 1 '"max_error":null' -- \
+  diff good.safetensors bad.safetensors --json --tolerance-db -1000 --layer 'a*'
+expect_exit 2 'nothing' diff good.safetensors other.safetensors --layer nothing
+expect_exit 3 'missing' diff good.safetensors missing
+expect_exit 2 'B' diff good.safetensors
+
+finish

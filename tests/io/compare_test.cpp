@@ -1,0 +1,137 @@
+#include "nybble/io/compare.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nybble/io/safetensors.h"
+#include "nybble/numeric/bfloat16.h"
+#include "tests/io/temporary_folder.h"
+#include "tests/support/thread_executor.h"
+
+namespace nybble {
+namespace {
+
+struct Tensor {
+  std::string name;
+  TensorType type = TensorType::f32;
+  std::vector<std::size_t> shape;
+  std::vector<float> values;
+};
+
+/// Writes a checkpoint and opens it. Types other than f32 and bf16 get the values' bytes.
+QuantizedCheckpoint checkpoint(const std::filesystem::path& path,
+                               const std::vector<Tensor>& tensors) {
+  std::vector<std::vector<std::uint16_t>> halves(tensors.size());
+  SafetensorsWriter writer(path);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    if (tensor.type == TensorType::bf16) {
+      for (const float value : tensor.values) {
+        halves[i].push_back(BFloat16::from_float(value).bits);
+      }
+      writer.add(tensor.name, tensor.type, tensor.shape, std::as_bytes(std::span(halves[i])));
+    } else {
+      writer.add(tensor.name, tensor.type, tensor.shape, std::as_bytes(std::span(tensor.values)));
+    }
+  }
+  writer.finish();
+  return QuantizedCheckpoint(path);
+}
+
+std::vector<TensorDifference> differences(const QuantizedCheckpoint& a,
+                                          const QuantizedCheckpoint& b) {
+  test::ThreadExecutor threads(2);
+  std::vector<TensorDifference> out;
+  for (const TensorPair& pair : pair_tensors(a, b)) out.push_back(compare(a, b, pair, threads));
+  sort_worst_first(out);
+  return out;
+}
+
+constexpr auto kMissing = TensorPair::Side::Kind::missing;
+
+TEST(Compare, TheSameBytesAreIdentical) {
+  const test::TemporaryFolder folder;
+  const std::vector<Tensor> tensors = {{"a", TensorType::f32, {2}, {1, NAN}},
+                                       {"b", TensorType::u32, {2}, {1, 2}}};
+  for (const TensorDifference& found : differences(checkpoint(folder / "a.safetensors", tensors),
+                                                   checkpoint(folder / "b.safetensors", tensors))) {
+    EXPECT_TRUE(found.identical) << found.pair.name;
+    EXPECT_TRUE(found.same_values) << found.pair.name;
+    EXPECT_EQ(found.error->sqnr_db, INFINITY) << found.pair.name;
+  }
+}
+
+TEST(Compare, AnotherTypeWithTheSameValuesIsNotIdentical) {
+  const test::TemporaryFolder folder;
+  const auto found =
+      differences(checkpoint(folder / "a.safetensors", {{"a", TensorType::f32, {2}, {1, -0.5F}}}),
+                  checkpoint(folder / "b.safetensors", {{"a", TensorType::bf16, {2}, {1, -0.5F}}}));
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_FALSE(found[0].identical);
+  EXPECT_TRUE(found[0].same_values);
+  EXPECT_EQ(found[0].error->mse, 0);
+}
+
+TEST(Compare, WorstFirst) {
+  const test::TemporaryFolder folder;
+  const auto found =
+      differences(checkpoint(folder / "a.safetensors", {{"same", TensorType::f32, {1}, {1}},
+                                                        {"near", TensorType::f32, {1}, {1}},
+                                                        {"far", TensorType::f32, {1}, {1}},
+                                                        {"nan", TensorType::f32, {1}, {1}},
+                                                        {"shape", TensorType::f32, {2}, {1, 2}},
+                                                        {"only_a", TensorType::f32, {1}, {1}},
+                                                        {"integer", TensorType::u32, {1}, {1}}}),
+                  checkpoint(folder / "b.safetensors", {{"same", TensorType::f32, {1}, {1}},
+                                                        {"near", TensorType::f32, {1}, {1.01F}},
+                                                        {"far", TensorType::f32, {1}, {2}},
+                                                        {"nan", TensorType::f32, {1}, {NAN}},
+                                                        {"shape", TensorType::f32, {1, 2}, {1, 2}},
+                                                        {"only_b", TensorType::f32, {1}, {1}},
+                                                        {"integer", TensorType::u32, {1}, {2}}}));
+  std::vector<std::string> names;
+  for (const TensorDifference& difference : found) names.push_back(difference.pair.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"integer", "nan", "only_a", "only_b", "shape", "far",
+                                             "near", "same"}));
+  EXPECT_NE(found[0].reason.find("U32"), std::string::npos) << found[0].reason;
+  EXPECT_TRUE(std::isnan(found[1].error->sqnr_db));
+  EXPECT_EQ(found[2].reason, "only in the first");
+  EXPECT_EQ(found[2].pair.b.kind, kMissing);
+  EXPECT_EQ(found[3].reason, "only in the second");
+  EXPECT_EQ(found[4].reason, "shapes [2] and [1, 2]");
+  EXPECT_EQ(found[5].error->sqnr_db, 0);
+  EXPECT_NEAR(found[6].error->sqnr_db, 40, 0.01);
+  for (std::size_t i = 0; i < 7; ++i) EXPECT_FALSE(found[i].same_values) << names[i];
+}
+
+TEST(Compare, ErrorsAreRelativeToTheFirst) {
+  const test::TemporaryFolder folder;
+  const QuantizedCheckpoint one =
+      checkpoint(folder / "a.safetensors", {{"x", TensorType::f32, {1}, {1}}});
+  const QuantizedCheckpoint two =
+      checkpoint(folder / "b.safetensors", {{"x", TensorType::f32, {1}, {11}}});
+  EXPECT_NEAR(differences(one, two)[0].error->sqnr_db, -20, 1e-9);
+  EXPECT_NEAR(differences(two, one)[0].error->sqnr_db, 20 * std::log10(1.1), 1e-9);
+}
+
+TEST(Compare, NamesArePairedWithAndWithoutWeightOnce) {
+  const test::TemporaryFolder folder;
+  const QuantizedCheckpoint a =
+      checkpoint(folder / "a.safetensors", {{"x.weight", TensorType::f32, {1}, {1}},
+                                            {"y", TensorType::f32, {1}, {1}},
+                                            {"y.weight", TensorType::f32, {1}, {2}}});
+  const QuantizedCheckpoint b =
+      checkpoint(folder / "b.safetensors", {{"x", TensorType::f32, {1}, {1}},
+                                            {"y.weight", TensorType::f32, {1}, {2}},
+                                            {"y", TensorType::f32, {1}, {1}}});
+  const std::vector<TensorDifference> found = differences(a, b);
+  ASSERT_EQ(found.size(), 3U);
+  for (const TensorDifference& difference : found) EXPECT_TRUE(difference.identical);
+}
+
+}  // namespace
+}  // namespace nybble
