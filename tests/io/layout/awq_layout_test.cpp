@@ -274,6 +274,14 @@ TEST(AwqGemvLayout, DamagedTensorsAreNamed) {
   expect_bad(gemv_file(random_plain(12, 64, 32, 1), 4), {kName + ".qweight", "multiple of 8 rows"});
 }
 
+TEST(AwqLayouts, AGroupIndexIsGptqs) {
+  for (const io::Layout* layout : {&gemm(), &gemv()}) {
+    WrittenLayer file = layout->write(random_layer("int4", 8, 32, 1));
+    file.tensors.push_back(zero_tensor(kName + ".g_idx", TensorType::i32, {32}));
+    expect_error(ErrorCode::bad_file, {kName + ".g_idx"}, [&] { read_back(*layout, file); });
+  }
+}
+
 TEST(AwqLayouts, ConfigSaysWhatAutoAwqReads) {
   EXPECT_EQ(gemm()
                 .config(parse_format("int4:group=128,zero_point=true"),
