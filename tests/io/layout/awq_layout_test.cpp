@@ -140,7 +140,6 @@ TEST(AwqGemmLayout, SymmetricLayersHaveZeroPointsOfEight) {
 
 TEST(AwqGemmLayout, DamagedTensorsAreNamed) {
   const WrittenLayer good = gemm_file(random_plain(16, 64, 32, 1));
-  // The config decides what a module that fits no layout is.
   const auto expect_bad = [&](const WrittenLayer& file, const std::vector<std::string>& parts) {
     SCOPED_TRACE(testing::PrintToString(parts));
     expect_error(ErrorCode::bad_file, parts, [&] { read_back(gemm(), file); });
