@@ -13,6 +13,7 @@ void add_formats_command(CLI::App& app);
 void add_kernels_command(CLI::App& app);
 void add_layer_command(CLI::App& app);
 void add_limits_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
 void add_sweep_command(CLI::App& app);
 
 }  // namespace nybble::cli
