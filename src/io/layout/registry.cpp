@@ -12,6 +12,12 @@ namespace io {
 const std::vector<std::unique_ptr<Layout>>& layouts() {
   static const std::vector<std::unique_ptr<Layout>> rows = [] {
     std::vector<std::unique_ptr<Layout>> all;
+    all.push_back(make_compressed_tensors_int4_layout());
+    all.push_back(make_compressed_tensors_nvfp4_layout());
+    all.push_back(make_compressed_tensors_mxfp4_layout());
+    all.push_back(make_modelopt_nvfp4_layout());
+    all.push_back(make_gpt_oss_layout());
+    all.push_back(make_nybble_layout());
     return all;
   }();
   return rows;
