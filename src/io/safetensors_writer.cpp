@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "nybble/error.h"
 #include "nybble/io/safetensors.h"
@@ -35,6 +36,13 @@ void SafetensorsWriter::add(const std::string& name, TensorType type,
     throw Error(ErrorCode::bad_option, where + ": added twice, expected each name once");
   }
   tensors_.push_back({name, type, {shape.begin(), shape.end()}, bytes});
+}
+
+void SafetensorsWriter::add_owned(const std::string& name, TensorType type,
+                                  std::span<const std::size_t> shape,
+                                  std::vector<std::byte> bytes) {
+  add(name, type, shape, bytes);
+  owned_.push_back(std::move(bytes));
 }
 
 void SafetensorsWriter::set_metadata(const std::string& key, const std::string& value) {

@@ -199,7 +199,7 @@ class Reader {
       throw metadata_error(prefix_ + "hadamard_block",
                            fmt::format("is {}, expected a positive number", quote(*block)));
     }
-    read_floats("hadamard_signs", {cols}, transforms.hadamard.signs);
+    copy("hadamard_signs", TensorType::f32, {cols}, transforms.hadamard.signs);
     expect_all(transforms.hadamard.signs, "hadamard_signs", "1 and -1",
                [](float sign) { return sign == 1.0F || sign == -1.0F; });
     return transforms;
