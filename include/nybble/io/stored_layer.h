@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@ struct StoredLayer {
   Transforms transforms;
   /// Of activations that are NVFP4, too: their tensor scale, chosen when the file was made.
   std::optional<TensorScale> input_scale = std::nullopt;
+  /// What the file says beside that and no value depends on, by layout and name ("gptq.g_idx"): the
+  /// same layout writes it again, others ignore it.
+  std::map<std::string, std::string> details = {};
 };
 
 }  // namespace nybble

@@ -94,6 +94,8 @@ class Layout {
   /// a weight that is not quantized. Null: this layout needs none.
   [[nodiscard]] virtual nlohmann::ordered_json config(const AnyFormat& format,
                                                       std::span<const std::string> plain) const = 0;
+  /// Sets what of config() depends on the layers (GPTQ's desc_act): to be called with each of them.
+  virtual void amend(nlohmann::ordered_json& /*config*/, const StoredLayer& /*layer*/) const {}
 };
 
 /// All of them.
