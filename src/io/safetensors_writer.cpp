@@ -2,7 +2,6 @@
 #include <fmt/ranges.h>
 
 #include <cstdint>
-#include <utility>
 
 #include "nybble/error.h"
 #include "nybble/io/safetensors.h"
