@@ -51,8 +51,9 @@ void run_quantize(const QuantizeOptions& options, Executor& executor) {
   const Tensor embedding = reader.embedding();
   const BlockSource source{reader.config(), embedding,
                            [&](std::size_t index) { return reader.block(index); }};
-  const QuantizedWeights quantized = quantize_weights(source, options.quantize, options.settings,
-                                                      windows ? &*windows : nullptr, executor);
+  QuantizedWeights quantized = quantize_weights(source, options.quantize, options.settings,
+                                                windows ? &*windows : nullptr, executor);
+  const double bits = bits_per_weight(quantized);
   writer.finish(reader.checkpoint(), quantized);
 
   fmt::print("format            {}\n", quantized.format.info().spec);
@@ -64,7 +65,7 @@ void run_quantize(const QuantizeOptions& options, Executor& executor) {
   if (windows) {
     fmt::print("calibration       {} windows of {} tokens\n", windows->count(), windows->size);
   }
-  fmt::print("bits per weight   {:.3f}\n", bits_per_weight(quantized));
+  fmt::print("bits per weight   {:.3f}\n", bits);
   fmt::print("seconds           {:.1f}\n", quantized.seconds);
   fmt::print("tensors           {:.2f} MB, were {:.2f} MB\n",
              megabytes(nybble::Checkpoint(options.out)), megabytes(reader.checkpoint()));

@@ -105,8 +105,8 @@ std::shared_ptr<const Weights> load_weights(const std::filesystem::path& directo
   weights->final_norm = reader.final_norm();
   weights->untied_head = reader.untied_head();
   if (reader.quantized()) {
-    weights->quantized = std::make_shared<const QuantizedWeights>(
-        read_quantized(reader.checkpoint(), reader.config(), directory.string()));
+    weights->quantized =
+        std::make_shared<const QuantizedWeights>(read_quantized(directory, reader.config()));
   }
   return weights;
 }

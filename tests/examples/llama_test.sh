@@ -127,14 +127,14 @@ expect_damage() {
     fail "nothing was damaged: $2"
   expect_exit 3 "$1" perplexity --model "$scratch/damaged" --text "$text"
 }
-expect_damage "no tensor $layer.codes" "s/$layer.codes/$layer.c0des/"
-expect_damage "no tensor $layer.scales" "s/$layer.scales/$layer.sca1es/"
-expect_damage "$layer.zero_points is I8 .*expected U8" \
+expect_damage "no quantized layer ${layer%.weight}" "s/$layer.codes/$layer.c0des/"
+expect_damage "no tensor \"$layer.scales\"" "s/$layer.scales/$layer.sca1es/"
+expect_damage "\"$layer.zero_points\" is I8 .*expected U8" \
   "s/\($layer.zero_points\":{\"dtype\":\"\)U8/\1I8/"
-expect_damage "$layer.codes is U8 \[64, 384\], expected U8 \[384, 64\]" \
+expect_damage "\"$layer.shape\" is \[384, 128\], expected that of codes \[64, 384\]" \
   "s/\($layer.codes[^[]*\)\[384,64\]/\1[64,384]/"
-expect_damage "$layer.hadamard_signs: signs and" "s/$layer.hadamard_block/$layer.hadamard_b1ock/"
-expect_damage "$layer: hadamard: block 120" "s/\($layer.hadamard_block\":\"\)128/\1120/"
+expect_damage "\"$layer.hadamard_signs\" is without" "s/$layer.hadamard_block/$layer.hadamard_b1ock/"
+expect_damage "${layer%.weight}\": hadamard: block 120" "s/\($layer.hadamard_block\":\"\)128/\1120/"
 expect_damage "nybble.format: .*jnt4" 's/\(nybble.format":"\)int4/\1jnt4/'
 expect_damage "nybble.path: .*b8" 's/\(nybble.path":"\)a8/\1b8/'
 expect_damage 'version "2"' 's/\(nybble.version":"\)1/\12/'
@@ -148,7 +148,7 @@ expect_bad_bytes() {
     sed "s/.*\"$layer.$1\":{[^}]*\"data_offsets\":\[\([0-9]*\),.*/\1/")
   printf '\377\377\377\177' |
     dd of="$file" bs=1 seek="$((8 + length + begin))" conv=notrunc 2>/dev/null
-  expect_exit 3 "$layer.$1: expected $2" perplexity --model "$scratch/damaged" --text "$text"
+  expect_exit 3 "\"$layer.$1\" is .*expected $2" perplexity --model "$scratch/damaged" --text "$text"
 }
 expect_bad_bytes zero_points 'numbers from 0 to 15'
 expect_bad_bytes channel_scale 'finite numbers'

@@ -1,7 +1,7 @@
 // compressed-tensors' two FP4 layouts, nvfp4-pack-quantized and mxfp4-pack-quantized, as
 // vllm-project/compressed-tensors writes them. Codes as canonical ones; scales E4M3 a 16 and a
-// divisor for the tensor, or E8M0 a 32. Written scales of MXFP4 are U8 as theirs are; F8_E8M0 is
-// read.
+// divisor for the tensor, or E8M0 a 32. Scales of MXFP4 are U8 in their files; F8_E8M0 is read,
+// too.
 
 #include <fmt/format.h>
 
@@ -34,10 +34,11 @@ std::vector<Module> find_packed(const TensorSource& source, bool two_levels) {
     const bool nvfp4 = source.find(*module + kGlobalScale) != nullptr ||
                        (scale != nullptr && scale->type == TensorType::f8_e4m3);
     if (nvfp4 != two_levels) continue;
-    modules.push_back(
-        {*module,
-         {packed.shape[0], packed.shape[1] * 2},
-         existing_tensors(source, *module, {kPacked, kScale, kGlobalScale, kInputScale})});
+    modules.push_back({*module,
+                       {packed.shape[0], packed.shape[1] * 2},
+                       two_levels ? existing_tensors(source, *module,
+                                                     {kPacked, kScale, kGlobalScale, kInputScale})
+                                  : existing_tensors(source, *module, {kPacked, kScale})});
   }
   return modules;
 }
@@ -155,15 +156,20 @@ class Mxfp4 final : public RefusingLayout {
     const TensorView& scales =
         expect_any(source, module.name + kScale, {TensorType::u8, TensorType::f8_e8m0},
                    Shape{rows, whole_groups(source, packed, cols, kGroup)});
-    return {module.name, {rows, cols}, e2m1_matrix("mxfp4", rows, cols, packed, scales), {}};
+    StoredLayer layer{
+        module.name, {rows, cols}, e2m1_matrix("mxfp4", rows, cols, packed, scales), {}};
+    if (scales.type == TensorType::f8_e8m0) layer.details[kScaleType] = kE8m0;
+    return layer;
   }
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override {
     check_layer(layer, {});
     const QuantizedMatrix& weight = layer.weight;
+    const auto detail = layer.details.find(kScaleType);
+    const bool e8m0 = detail != layer.details.end() && detail->second == kE8m0;
     return {{owned_tensor(layer.name + kPacked, TensorType::u8, {weight.rows, weight.cols / 2},
                           weight.codes),
-             owned_tensor(layer.name + kScale, TensorType::u8, {weight.rows, weight.groups},
-                          weight.scales)},
+             owned_tensor(layer.name + kScale, e8m0 ? TensorType::f8_e8m0 : TensorType::u8,
+                          {weight.rows, weight.groups}, weight.scales)},
             {}};
   }
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& /*format*/,
@@ -180,6 +186,8 @@ class Mxfp4 final : public RefusingLayout {
 
  private:
   static constexpr const char* kFormat = "mxfp4-pack-quantized";
+  static constexpr const char* kScaleType = "compressed_tensors_mxfp4.scale_type";
+  static constexpr const char* kE8m0 = "F8_E8M0";
   static constexpr std::size_t kGroup = 32;
 
   [[nodiscard]] std::string refusal(const AnyFormat& format,

@@ -36,6 +36,8 @@ constexpr const char* kVersionKey = "nybble.version";
 constexpr const char* kFormatKey = "nybble.format";
 constexpr const char* kVersion = "1";
 constexpr const char* kCodes = ".weight.codes";
+/// The detail of a layer whose file has no shape of it.
+constexpr const char* kNoShape = "nybble.no_shape";
 
 TensorType scales_type(const FormatInfo& info) {
   if (info.double_quantized) return TensorType::u8;
@@ -106,7 +108,9 @@ class Reader {
       matrix.nested_offset = offset[0];
     }
     if (format.info().tensor_scale) matrix.tensor = read_tensor_scale("tensor_scale");
+    expect_no_others(matrix);
     StoredLayer layer{module, shape, std::move(matrix), read_transforms(shape.back())};
+    if (!has("shape")) layer.details[kNoShape] = "";
     if (has("input_scale")) layer.input_scale = read_tensor_scale("input_scale");
     read_side_branches(layer);
     try {
@@ -172,11 +176,26 @@ class Reader {
     return padded_cols;
   }
 
+  /// Throws bad_file for a tensor that a weight of this format does not have: nobody knows what it
+  /// would mean, and it would be lost.
+  void expect_no_others(const QuantizedMatrix& matrix) const {
+    const FormatInfo& info = matrix.format.info();
+    const auto refuse = [&](const char* part, bool used) {
+      if (used || !has(part)) return;
+      throw wrong(part, fmt::format("is there, expected none with format {}", quote(info.spec)));
+    };
+    refuse("zero_points", !matrix.zero_points.empty());
+    refuse("nested_scales", info.double_quantized);
+    refuse("nested_offset", info.double_quantized);
+    refuse("tensor_scale", info.tensor_scale);
+  }
+
   [[nodiscard]] TensorScale read_tensor_scale(const char* part) const {
     const TensorView* tensor = source_.find(prefix_ + part);
     const bool divided = tensor != nullptr && tensor->shape == Shape{3};
     std::vector<float> values;
     read_floats(part, {divided ? std::size_t{3} : std::size_t{2}}, values);
+    if (divided && values[2] == 0) throw wrong(part, "has a divisor of 0, expected another");
     return {values[0], values[1], divided ? values[2] : 0};
   }
 
@@ -199,7 +218,7 @@ class Reader {
       throw metadata_error(prefix_ + "hadamard_block",
                            fmt::format("is {}, expected a positive number", quote(*block)));
     }
-    read_floats("hadamard_signs", {cols}, transforms.hadamard.signs);
+    copy("hadamard_signs", TensorType::f32, {cols}, transforms.hadamard.signs);
     expect_all(transforms.hadamard.signs, "hadamard_signs", "1 and -1",
                [](float sign) { return sign == 1.0F || sign == -1.0F; });
     return transforms;
@@ -266,8 +285,10 @@ class Writer {
     out_.metadata[prefix_ + "format"] = info.spec;
     add("codes", TensorType::u8, {m.rows, m.padded_cols / 2}, m.codes);
     add("scales", scales_type(info), scales_shape(m), m.scales);
-    add("shape", TensorType::i64, {layer_.shape.size()},
-        std::vector<std::uint64_t>(layer_.shape.begin(), layer_.shape.end()));
+    if (!layer_.details.contains(kNoShape)) {
+      add("shape", TensorType::i64, {layer_.shape.size()},
+          std::vector<std::uint64_t>(layer_.shape.begin(), layer_.shape.end()));
+    }
     if (!m.zero_points.empty()) {
       add("zero_points", TensorType::u8, {m.rows, m.groups}, m.zero_points);
     }

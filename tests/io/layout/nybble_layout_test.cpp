@@ -105,6 +105,18 @@ TEST(NybbleLayout, ReadsEarlyFilesWithOneFormatAndNoShapes) {
   EXPECT_EQ(read.shape, (Shape{4, 64}));
   EXPECT_EQ(read.weight.codes, broken.weight.codes);
   EXPECT_EQ(read.weight.value(3, 63), 0.0F);
+  EXPECT_EQ(layout().write(read).tensors.size(), 2U);  // as they were
+}
+
+TEST(NybbleLayout, RefusesTensorsThatAFormatHasNoUseFor) {
+  const WrittenLayer written = layout().write(random_layer("m.q", "int4", {4, 32}));
+  for (const char* part : {"zero_points", "nested_scales", "nested_offset", "tensor_scale"}) {
+    WrittenLayer more = written;
+    more.tensors.push_back(
+        tensor(std::string("m.q.weight.") + part, TensorType::f32, {2}, std::vector<float>{1, 1}));
+    expect_error(ErrorCode::bad_file, {part, "int4"},
+                 [&] { static_cast<void>(read_back(layout(), more)); });
+  }
 }
 
 TEST(NybbleLayout, TakesALayersOwnFormatBeforeThatOfTheFile) {
@@ -153,6 +165,7 @@ TEST(NybbleLayout, RefusesValuesThatNoLayerHas) {
   set("sparse_column", 0, std::uint32_t{52}, "column 52 of 52");
   set("sparse_value", 0, std::nanf(""), "finite numbers");
   set("input_scale", 8, std::nanf(""), "finite numbers");
+  set("input_scale", 8, -0.0F, "divisor of 0");
   set("shape", 0, std::int64_t{5}, "[5, 52]");
   set("shape", 8, std::int64_t{65}, "[6, 65]");
   set("shape", 8, std::int64_t{0}, "[6, 0]");
