@@ -13,6 +13,7 @@
 #include "nybble/error.h"
 #include "nybble/format/amxfp4.h"
 #include "nybble/format/fp4.h"
+#include "nybble/format/imported.h"
 #include "nybble/format/int4.h"
 #include "nybble/format/iq4_nl.h"
 #include "nybble/format/mxfp4.h"
@@ -270,6 +271,12 @@ AnyFormat make_amxfp4(SpecOptions& options) {
   return format;
 }
 
+template <const ImportedFormat& Kind>
+AnyFormat make_imported(SpecOptions& options) {
+  options.finish();
+  return imported_format<Kind>();
+}
+
 std::vector<FormatFamily>& families() {
   static std::vector<FormatFamily> rows = {
       {"int4", "integers -8..7 (or 0..15 with a zero point), one float scale a group",
@@ -303,9 +310,22 @@ std::vector<FormatFamily>& families() {
 
 const std::vector<FormatFamily>& format_families() { return families(); }
 
+const std::vector<FormatFamily>& imported_formats() {
+  static const std::vector<FormatFamily> rows = {
+      {"q4_1", "GGUF's Q4_1: 0..15 with an f16 scale and an f16 offset per 32", "",
+       make_imported<kQ4_1>},
+      {"q4_k", "GGUF's Q4_K: 0..15 with a 6-bit scale and offset per 32, f16 ones per 256", "",
+       make_imported<kQ4K>},
+      {"iq4_xs", "GGUF's IQ4_XS: IQ4_NL's integers with a 6-bit scale per 32, an f16 one per 256",
+       "", make_imported<kIq4Xs>},
+  };
+  return rows;
+}
+
 void register_format(FormatFamily family) {
-  for (const FormatFamily& row : families()) {
-    if (row.name == family.name) {
+  for (const std::vector<FormatFamily>* rows : {&format_families(), &imported_formats()}) {
+    for (const FormatFamily& row : *rows) {
+      if (row.name != family.name) continue;
       throw Error(ErrorCode::bad_option,
                   fmt::format("format '{}' is registered already", family.name));
     }
@@ -316,9 +336,11 @@ void register_format(FormatFamily family) {
 AnyFormat parse_format(std::string_view spec) {
   SpecOptions options(spec);
   std::vector<std::string> names;
-  for (const FormatFamily& row : families()) {
-    if (row.name == options.name()) return row.make(options);
-    names.push_back(row.name);
+  for (const std::vector<FormatFamily>* rows : {&format_families(), &imported_formats()}) {
+    for (const FormatFamily& row : *rows) {
+      if (row.name == options.name()) return row.make(options);
+      names.push_back(row.name);
+    }
   }
   throw Error(ErrorCode::bad_option, fmt::format("unknown format '{}', expected one of {}",
                                                  options.name(), fmt::join(names, ", ")));
