@@ -14,6 +14,9 @@ inline constexpr char kNvfp4Name[] = "nvfp4";
 /// NVFP4's two levels: an E4M3 scale per block of 16 and one f32 multiplier per tensor, absmax /
 /// (6 * 448), which makes the largest block scale 448. Arithmetic in the order of NVIDIA's
 /// ModelOpt: an all-zero block stores 1.0; values are divided by f32(block scale * tensor scale).
+/// Where a file held 1 / tensor scale (TensorScale::divisor), values decode in the order of
+/// compressed-tensors, level * f32(block scale / divisor); kernels multiply by the tensor scale
+/// whatever the file, which can differ from that in the last bit.
 struct Nvfp4Scale : PlainRule {
   [[nodiscard]] static ScaleLayout layout() { return ScaleLayout::symmetric; }
   [[nodiscard]] static ScaleType scale_type() { return ScaleType::e4m3; }
@@ -30,6 +33,10 @@ struct Nvfp4Scale : PlainRule {
   [[nodiscard]] static ScaleChoice candidate(GroupRange range, TensorScale tensor, float peak,
                                              int /*index*/) {
     return choose(range, tensor, peak);
+  }
+  [[nodiscard]] static float decode(float level, const GroupScale& scale, TensorScale tensor) {
+    if (tensor.divisor != 0) return level * (scale.positive / tensor.divisor);
+    return level * (scale.positive * tensor.scale);
   }
 
   /// A tensor of zeros (or of numbers too small for its scale) still needs a scale to divide by.

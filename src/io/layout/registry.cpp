@@ -17,6 +17,12 @@ const std::vector<std::unique_ptr<Layout>>& layouts() {
     all.push_back(make_awq_gemm_layout());
     all.push_back(make_awq_gemv_layout());
     all.push_back(make_bitsandbytes_layout());
+    all.push_back(make_compressed_tensors_int4_layout());
+    all.push_back(make_compressed_tensors_nvfp4_layout());
+    all.push_back(make_compressed_tensors_mxfp4_layout());
+    all.push_back(make_modelopt_nvfp4_layout());
+    all.push_back(make_gpt_oss_layout());
+    all.push_back(make_nybble_layout());
     return all;
   }();
   return rows;
