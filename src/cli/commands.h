@@ -9,6 +9,7 @@ namespace nybble::cli {
 void add_bench_command(CLI::App& app);
 void add_cast_command(CLI::App& app);
 void add_check_command(CLI::App& app);
+void add_convert_command(CLI::App& app);
 void add_cpu_command(CLI::App& app);
 void add_diff_command(CLI::App& app);
 void add_formats_command(CLI::App& app);

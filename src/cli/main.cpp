@@ -36,6 +36,7 @@ int run(int argc, char** argv) {
   nybble::cli::add_inspect_command(app);
   nybble::cli::add_check_command(app);
   nybble::cli::add_diff_command(app);
+  nybble::cli::add_convert_command(app);
   nybble::cli::add_report_command(app);
   nybble::cli::add_formats_command(app);
   nybble::cli::add_cpu_command(app);

@@ -39,18 +39,16 @@ bool same_bytes(float a, float b) { return std::memcmp(&a, &b, sizeof(float)) ==
 bool same_transforms(const Transforms& a, const Transforms& b) {
   return same_bytes(a.channel_scale.scale, b.channel_scale.scale) &&
          same_bytes(a.permutation.source, b.permutation.source) &&
-         a.hadamard.block == b.hadamard.block && same_bytes(a.hadamard.signs, b.hadamard.signs);
+         a.hadamard.block == b.hadamard.block && same_bytes(a.hadamard.signs, b.hadamard.signs) &&
+         a.low_rank.rank == b.low_rank.rank && same_bytes(a.low_rank.a, b.low_rank.a) &&
+         same_bytes(a.low_rank.b, b.low_rank.b) &&
+         same_bytes(a.sparse.row_start, b.sparse.row_start) &&
+         same_bytes(a.sparse.column, b.sparse.column) &&
+         same_bytes(a.sparse.value, b.sparse.value) && same_bytes(a.bias, b.bias);
 }
 
-bool same_layers(const StoredLayer& a, const StoredLayer& b) {
-  const QuantizedMatrix& x = a.weight;
-  const QuantizedMatrix& y = b.weight;
-  return a.shape == b.shape && x.format.info().spec == y.format.info().spec && x.rows == y.rows &&
-         x.cols == y.cols && same_bytes(x.codes, y.codes) && same_bytes(x.scales, y.scales) &&
-         same_bytes(x.zero_points, y.zero_points) && same_bytes(x.tensor.scale, y.tensor.scale) &&
-         same_bytes(x.nested_scales, y.nested_scales) &&
-         same_bytes(x.nested_offset, y.nested_offset) &&
-         same_transforms(a.transforms, b.transforms);
+bool same_scales(const std::optional<TensorScale>& a, const std::optional<TensorScale>& b) {
+  return a.has_value() == b.has_value() && (!a || same_bytes(a->scale, b->scale));
 }
 
 /// One side of a pair, read.
@@ -93,6 +91,32 @@ double badness(const TensorDifference& difference) {
 }
 
 }  // namespace
+
+bool same_stored(const StoredLayer& a, const StoredLayer& b) {
+  const QuantizedMatrix& x = a.weight;
+  const QuantizedMatrix& y = b.weight;
+  return a.shape == b.shape && x.format.info().spec == y.format.info().spec && x.rows == y.rows &&
+         x.cols == y.cols && same_bytes(x.codes, y.codes) && same_bytes(x.scales, y.scales) &&
+         same_bytes(x.zero_points, y.zero_points) && same_scales(x.tensor, y.tensor) &&
+         same_bytes(x.nested_scales, y.nested_scales) &&
+         same_bytes(x.nested_offset, y.nested_offset) &&
+         same_transforms(a.transforms, b.transforms) && same_scales(a.input_scale, b.input_scale);
+}
+
+bool same_weights(const StoredLayer& a, const StoredLayer& b, Executor& executor) {
+  // Some formats decode through the largest value beside the tensor scale.
+  if (same_stored(a, b) && same_bytes(a.weight.tensor.amax, b.weight.tensor.amax)) return true;
+  if (a.shape != b.shape || a.weight.rows != b.weight.rows || a.weight.cols != b.weight.cols ||
+      !same_transforms(a.transforms, b.transforms) || !same_scales(a.input_scale, b.input_scale)) {
+    return false;
+  }
+  const auto decoded = [&](const QuantizedMatrix& matrix) {
+    std::vector<float> out(matrix.rows * matrix.cols);
+    dequantize(matrix, {out.data(), matrix.rows, matrix.cols}, executor);
+    return out;
+  };
+  return same_bytes(decoded(a.weight), decoded(b.weight));
+}
 
 std::vector<TensorPair> pair_tensors(const QuantizedCheckpoint& a, const QuantizedCheckpoint& b) {
   // By the name that a layer has or would have; names of other conventions would be brought to one
@@ -160,7 +184,7 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
   Read from = read(a, out.pair.a);
   Read to = read(b, out.pair.b);
   if (from.layer && to.layer) {
-    out.identical = same_layers(*from.layer, *to.layer);
+    out.identical = same_stored(*from.layer, *to.layer);
   } else if (!from.layer && !to.layer) {
     out.identical =
         pair.a.what == pair.b.what && std::equal(from.tensor.bytes.begin(), from.tensor.bytes.end(),

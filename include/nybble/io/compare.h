@@ -42,6 +42,13 @@ struct TensorDifference {
   std::string reason;
 };
 
+/// Whether two layers are the same bit for bit in canonical form, whatever their names and layouts.
+bool same_stored(const StoredLayer& a, const StoredLayer& b);
+
+/// Whether two layers compute the same: weights that decode to the same bits, the same transforms
+/// and input scale. What they are stored in, and numbers that no value depends on, may differ.
+bool same_weights(const StoredLayer& a, const StoredLayer& b, Executor& executor);
+
 /// Reads both and compares them. A layer's values are its effective weights: transforms are undone.
 /// Throws what reading throws; unsupported for layers with a low-rank or sparse branch.
 TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint& b,
