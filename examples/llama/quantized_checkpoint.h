@@ -7,17 +7,9 @@
 
 namespace llama {
 
-/// Whether a checkpoint is what QuantizedCheckpointWriter writes: linear layers as nybble's own
-/// layout stores them (nybble/io/layer_writer.h), and __metadata__ that says nybble.format,
-/// .method, .path and, for path a4, .activations.
-bool is_quantized(const nybble::Checkpoint& checkpoint);
-
-/// The quantized layers of the checkpoint in `directory`. Throws nybble::Error naming the tensor:
-/// bad_file (missing, another type, values no layer can have), bad_shape; unsupported (of a later
-/// version).
-QuantizedWeights read_quantized(const std::filesystem::path& directory, const Config& config);
-
-/// A folder that becomes a quantized checkpoint: nothing changes in it before finish().
+/// A folder that becomes a quantized checkpoint: linear layers as nybble's own layout stores them
+/// (nybble/io/layer_writer.h), and __metadata__ that says nybble.format, .method, .path and, for
+/// path a4, .activations. Nothing changes in it before finish().
 class QuantizedCheckpointWriter {
  public:
   /// Creates the folder, so that a place that cannot be written fails before the work. Throws io;

@@ -261,6 +261,34 @@ double QuantizedMatrix::bits_per_element() const {
   return 4 + scale_bits * static_cast<double>(groups) / static_cast<double>(cols);
 }
 
+QuantizedMatrix select_rows(const QuantizedMatrix& matrix, std::span<const std::uint32_t> rows) {
+  matrix.check();
+  if (matrix.format.info().double_quantized) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("rows of '{}' share the scales of scales, expected a format without",
+                            matrix.format.info().spec));
+  }
+  QuantizedMatrix out(matrix.format, rows.size(), matrix.cols);
+  out.tensor = matrix.tensor;
+  const auto copy = [&](const auto& from, auto& to) {
+    const std::size_t width = from.size() / matrix.rows;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] >= matrix.rows) {
+        throw Error(ErrorCode::bad_shape,
+                    fmt::format("row {}, expected one of {}", rows[i], matrix.rows));
+      }
+      std::copy_n(from.data() + rows[i] * width, width, to.data() + i * width);
+    }
+  };
+  copy(matrix.codes, out.codes);
+  copy(matrix.scales, out.scales);
+  copy(matrix.zero_points, out.zero_points);
+  copy(matrix.offsets, out.offsets);
+  copy(matrix.nested_scales, out.nested_scales);
+  copy(matrix.nested_offsets, out.nested_offsets);
+  return out;
+}
+
 void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor) {
   matrix.check();
   check_view(out, "dequantize: output");

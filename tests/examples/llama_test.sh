@@ -1,10 +1,11 @@
 #!/bin/sh
-# usage: llama_test.sh LLAMA_BINARY
-# The example engine: quantized checkpoints of the demo's model, then perplexities computed with numpy
-# and exit codes on other models. NYBBLE_SHARED is the folder that holds models/; without it the
+# usage: llama_test.sh LLAMA_BINARY NYBBLE_BINARY
+# The example engine: quantized checkpoints of the demo's model, in its own and in others' layouts
+# (nybble convert), then perplexities computed with numpy and exit codes on other models. NYBBLE_SHARED is the folder that holds models/; without it the
 # second part is skipped (77).
 set -u
 program=$1
+nybble=$2
 prefix='llama: '
 . "$(dirname "$0")/../support/cli_helpers.sh"
 root=$(dirname "$0")/../..
@@ -58,6 +59,38 @@ expect_round_trip amxfp4 smoothquant+rtn a4 --activations mxfp4
 expect_round_trip mxfp4 gptq a8 --calibrate-full-precision
 expect_round_trip int4 qep+gptq a4
 expect_round_trip int4:group=row rtn a8
+
+# expect_imported FORMAT METHOD LAYOUT...: converted to other tools' layouts, and written as GGUF
+# where that has the format, the checkpoint computes the same, to the last digit.
+expect_imported() {
+  settings="--format $1 --method $2 --path a8"
+  shift 2
+  rm -rf "$scratch/one"
+  # shellcheck disable=SC2086
+  quantize one $settings
+  expected=$(perplexity --model "$scratch/one" --window 128)
+  for layout in "$@"; do
+    rm -rf "$scratch/two" "$scratch/two.gguf"
+    if [ "$layout" = gguf ]; then
+      # shellcheck disable=SC2086
+      quantize two.gguf $settings
+      got=$(perplexity --model "$scratch/two.gguf" --window 128)
+    else
+      "$nybble" convert "$scratch/one" --layout "$layout" --drop-details --out "$scratch/two" \
+        >/dev/null || fail "convert to $layout"
+      got=$(perplexity --model "$scratch/two" --window 128)
+    fi
+    expect_same "$expected from $layout: $settings" "$got" "$expected"
+  done
+}
+
+expect_imported int4 rtn gptq gptq_v2 awq_gemm awq_gemv compressed_tensors gguf
+expect_imported int4:group=128,zero_point=true gptq:channel_scale=false gptq awq_gemm
+expect_imported int4:group=32 gptq:channel_scale=false,static_groups=false gptq_v2
+expect_imported mxfp4 rtn compressed_tensors_mxfp4 gguf
+expect_imported nvfp4 gptq:channel_scale=false modelopt_nvfp4 gguf
+expect_imported nf4 rtn bitsandbytes
+expect_imported iq4_nl rtn gguf
 
 # Whatever was not quantized is stored as it was: here tensors in bf16, and metadata.
 "$program" quantize --model "$demo" --format int4 --out "$scratch/rtn" >"$scratch/out" || fail "rtn"

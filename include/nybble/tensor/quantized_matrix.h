@@ -77,6 +77,11 @@ void store_scale(ScaleType type, float scale, std::uint8_t* bytes);
 /// "f32", "e8m0", ...
 const char* scale_type_name(ScaleType type);
 
+/// Row i of the result is row rows[i] of `matrix`, as it is stored. Throws bad_shape for a row that
+/// there is not; unsupported where scales of several rows depend on each other (double
+/// quantization).
+QuantizedMatrix select_rows(const QuantizedMatrix& matrix, std::span<const std::uint32_t> rows);
+
 /// Writes all values into `out` (rows x cols).
 void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor);
 

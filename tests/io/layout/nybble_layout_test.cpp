@@ -61,6 +61,32 @@ TEST(NybbleLayout, RoundTripsEveryFormatInShapesThatAreNoWholeGroups) {
   }
 }
 
+/// Those that only files of others have: offsets, and numbers that groups share.
+TEST(NybbleLayout, RoundTripsImportedFormats) {
+  for (const char* spec : {"q4_1", "q4_k", "iq4_xs"}) {
+    SCOPED_TRACE(spec);
+    StoredLayer layer{"m.q", {3, 512}, QuantizedMatrix(parse_format(spec), 3, 512), {}};
+    QuantizedMatrix& m = layer.weight;
+    std::uint8_t next = 1;
+    for (auto* bytes : {&m.codes, &m.scales, &m.offsets}) {
+      // The high byte of an f16 stays below that of Inf.
+      for (std::uint8_t& byte : *bytes)
+        byte = (next = static_cast<std::uint8_t>(next * 5 + 1)) & 63;
+    }
+    for (float& value : m.nested_scales) value = 0.25F * static_cast<float>(++next);
+    for (float& value : m.nested_offsets) value = 0.5F * static_cast<float>(++next);
+    layer.details["gptq.g_idx"] = "none";
+    const StoredLayer read = read_back(layout(), expect_round_trip(layout(), layer));
+    EXPECT_EQ(read.weight.offsets, m.offsets);
+    EXPECT_EQ(read.weight.nested_scales, m.nested_scales);
+    EXPECT_EQ(read.weight.nested_offsets, m.nested_offsets);
+    EXPECT_EQ(read.details, layer.details);
+    for (std::size_t col = 0; col < 512; ++col) {
+      EXPECT_EQ(read.weight.value(1, col), m.value(1, col));
+    }
+  }
+}
+
 TEST(NybbleLayout, KeepsAllThatIsAroundALayer) {
   for (const char* spec : {"int4:zero_point=true", "nf4:double=true", "amxfp4", "nvfp4"}) {
     SCOPED_TRACE(spec);
