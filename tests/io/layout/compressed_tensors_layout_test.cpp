@@ -170,7 +170,7 @@ TEST(Nvfp4TensorScale, CrossesToADivisorExactlyWhereThereIsOneAndElseSaysHowFarO
   std::size_t crossings = 0, refusals = 0;
   for (const float scale : scales_to_cross()) {
     layer.weight.tensor = {scale, 0, 0};
-    float lowest = 1 / scale;
+    float lowest = 1 / scale;  // of the neighbours that are looked at
     for (int i = 0; i < 8; ++i) lowest = std::nextafter(lowest, 0.0F);
     bool exists = false;
     for (int i = 0; i < 16 && !exists; ++i, lowest = std::nextafter(lowest, 1e38F)) {
