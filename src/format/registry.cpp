@@ -238,7 +238,13 @@ AnyFormat make_mxfp4(SpecOptions& options) {
 
 AnyFormat make_nvfp4(SpecOptions& options) {
   const bool four_over_six = options.choice("search", {"none", "4over6"}) == "4over6";
+  Nvfp4Scale rule;
+  rule.divisor = options.choice("tensor", {"multiplier", "divisor"}) == "divisor";
   options.finish();
+  if (four_over_six && rule.divisor) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("format '{}': tensor=divisor needs search=none", options.canonical()));
+  }
   const auto finished = [](auto format) {
     format.info().tensor_scale = true;
     return AnyFormat(std::move(format));
@@ -246,7 +252,7 @@ AnyFormat make_nvfp4(SpecOptions& options) {
   if (four_over_six) {
     return finished(FourOverSix(options.canonical(), 16, LevelTies::even, FourOverSixScale{}));
   }
-  return finished(Nvfp4(options.canonical(), 16, LevelTies::even, Nvfp4Scale{}));
+  return finished(Nvfp4(options.canonical(), 16, LevelTies::even, rule));
 }
 
 AnyFormat make_amxfp4(SpecOptions& options) {
@@ -297,7 +303,8 @@ std::vector<FormatFamily>& families() {
        "rule=floor|even|ceil|rceil, ties=even|away|zero, search=none|mse, group=32|16|64|128",
        make_mxfp4},
       {"nvfp4", "NVFP4: E2M1 with one E4M3 scale per 16 and one f32 multiplier a tensor",
-       "search=none|4over6", make_nvfp4},
+       "search=none|4over6, tensor=multiplier|divisor (as compressed-tensors stores it)",
+       make_nvfp4},
       {"amxfp4", "AMXFP4: E2M1 with one scale for positives and one for negatives per 32",
        "scale=e5m2|e4m3|e4m3fn|e8m0|f16|f32, rule=floor|even|ceil|rceil (e8m0 only), "
        "search=none|mse, tensor_scale=false|true, group=32|16|64|128",

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "nybble/error.h"
+#include "nybble/format/registry.h"
 #include "src/io/checked.h"
 #include "src/io/layout/compressed_tensors_config.h"
 #include "src/io/layout/e2m1_tensors.h"
@@ -68,6 +69,9 @@ class Nvfp4 final : public RefusingLayout {
     return evidence;
   }
   [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
+  [[nodiscard]] AnyFormat format_for(const AnyFormat& format) const override {
+    return format.info().spec == "nvfp4" ? parse_format("nvfp4:tensor=divisor") : format;
+  }
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override;
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& /*format*/,
                                               std::span<const std::string> plain) const override {

@@ -192,6 +192,26 @@ TEST(Nvfp4TensorScale, CrossesToADivisorExactlyWhereThereIsOneAndElseSaysHowFarO
   EXPECT_GT(refusals, 1000U);
 }
 
+/// What is quantized for this layout can always be written in it, whatever the largest weight.
+TEST(Nvfp4TensorScale, OfAWeightQuantizedWithADivisorIsAlwaysHeld) {
+  const io::Layout& layout = find_layout("compressed_tensors_nvfp4");
+  const AnyFormat format = layout.format_for(parse_format("nvfp4"));
+  EXPECT_EQ(format.info().spec, "nvfp4:tensor=divisor");
+  StoredLayer layer = random_layer("m.q", "nvfp4", {1, 16});
+  std::vector<float> largest = scales_to_cross();
+  largest.push_back(0);
+  for (const float amax : largest) {
+    layer.weight.tensor = format.tensor_scale(amax);
+    const std::optional<float> divisor = crossed(layout, layer, ".weight_global_scale");
+    ASSERT_TRUE(divisor.has_value()) << amax;
+    EXPECT_EQ(1 / *divisor, layer.weight.tensor.scale) << amax;
+    if (amax > 1e-30F) {
+      EXPECT_NEAR(layer.weight.tensor.scale * 2688 / amax, 1, 0x1p-22) << amax;
+    }
+  }
+  EXPECT_EQ(find_layout("modelopt_nvfp4").format_for(parse_format("nvfp4")).info().spec, "nvfp4");
+}
+
 TEST(Nvfp4TensorScale, CrossesToAMultiplierOnlyWhereTheDivisorComesBack) {
   const io::Layout& layout = find_layout("compressed_tensors_nvfp4");
   const io::Layout& modelopt = find_layout("modelopt_nvfp4");
