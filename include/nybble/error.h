@@ -13,6 +13,7 @@ enum class ErrorCode : int {
   bad_file = 4,     ///< a file that is truncated, contradicts itself or is of another kind
   io = 5,           ///< the operating system refused (missing file, full disk)
   unsupported = 6,  ///< valid, but this build or this CPU cannot do it
+  cancelled = 7,    ///< the caller asked for it to stop
 };
 
 /// The one exception nybble throws. The message names the tensor or option, the value found and

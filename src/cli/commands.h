@@ -17,6 +17,7 @@ void add_inspect_command(CLI::App& app);
 void add_kernels_command(CLI::App& app);
 void add_layer_command(CLI::App& app);
 void add_limits_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
 void add_report_command(CLI::App& app);
 void add_sweep_command(CLI::App& app);
 

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <cstdint>
 #include <memory>
@@ -23,13 +22,6 @@ struct Options {
   std::size_t threads = 0;
   bool json = false;
 };
-
-/// The most memory this process ever had.
-std::size_t peak_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
-}
 
 void print_text(const Options& options, const LayerProblem& problem, const QuantizedLayer& layer,
                 const LayerScore& score, const std::string& method) {

@@ -14,18 +14,10 @@
 namespace {
 
 constexpr int kInternalError = 1;
-constexpr int kUsageError = 2;
-constexpr int kInputError = 3;
 
 int report(const std::string& message, int exit_code) {
   fmt::print(stderr, "nybble: {}\n", nybble::cli::one_line(message));
   return exit_code;
-}
-
-int exit_code(nybble::ErrorCode code) {
-  using nybble::ErrorCode;
-  const bool usage = code == ErrorCode::bad_option || code == ErrorCode::unsupported;
-  return usage ? kUsageError : kInputError;
 }
 
 int run(int argc, char** argv) {
@@ -34,10 +26,10 @@ int run(int argc, char** argv) {
                                                 NYBBLE_VERSION_MINOR, NYBBLE_VERSION_PATCH));
   app.require_subcommand(0, 1);
   app.footer(
-      "Exit codes: 0 done, 1 internal error (check, diff: they found something), 2 bad usage, 3 "
-      "bad "
-      "input.");
+      "Exit codes: 0 done, 1 internal error (check, diff: they found something), 2 bad usage,\n"
+      "            3 bad input, 130 interrupted.");
   nybble::cli::add_cast_command(app);
+  nybble::cli::add_quantize_command(app);
   nybble::cli::add_layer_command(app);
   nybble::cli::add_sweep_command(app);
   nybble::cli::add_inspect_command(app);
@@ -71,13 +63,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return report(error.what(), kUsageError);
-  } catch (const nybble::Error& error) {
-    return report(error.what(), exit_code(error.code()));
   } catch (const std::bad_alloc&) {
     return report("out of memory", kInternalError);
   } catch (const std::exception& error) {
-    return report(error.what(), kInternalError);
+    return report(error.what(), nybble::cli::exit_code(error));
   }
 }

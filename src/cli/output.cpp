@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <set>
 
@@ -36,6 +38,31 @@ void check_writable(const std::vector<std::string>& paths) {
     // Opened and given up: a place that cannot be written fails now, with nothing written yet.
     const AtomicFile probe(path);
   }
+}
+
+int exit_code(const std::exception& error) {
+  constexpr int kInternalError = 1;
+  constexpr int kUsageError = 2;
+  constexpr int kInputError = 3;
+  constexpr int kInterrupted = 128 + SIGINT;
+  if (dynamic_cast<const CLI::ParseError*>(&error) != nullptr) return kUsageError;
+  const auto* const known = dynamic_cast<const Error*>(&error);
+  if (known == nullptr) return kInternalError;
+  switch (known->code()) {
+    case ErrorCode::bad_option:
+    case ErrorCode::unsupported:
+      return kUsageError;
+    case ErrorCode::cancelled:
+      return kInterrupted;
+    default:
+      return kInputError;
+  }
+}
+
+std::size_t peak_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
 const char* layout_name(ScaleLayout layout) {

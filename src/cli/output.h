@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstddef>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -27,6 +28,12 @@ void add_threads_option(CLI::App& command, std::size_t& threads);
 /// Before the work starts: can these files be written (empty names: none), and is each another one?
 /// Nothing is left behind. Throws io, bad_option.
 void check_writable(const std::vector<std::string>& paths);
+
+/// The exit code of the program for an error: 1 internal, 2 usage, 3 input, 130 interrupted.
+int exit_code(const std::exception& error);
+
+/// The most memory this process ever had.
+std::size_t peak_bytes();
 
 /// "symmetric", "zero_point" or "sign_split".
 const char* layout_name(ScaleLayout layout);

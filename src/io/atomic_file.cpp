@@ -7,11 +7,11 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <system_error>
 #include <utility>
 
 #include "nybble/error.h"
+#include "src/io/positioned.h"
 
 namespace nybble {
 namespace {
@@ -19,8 +19,7 @@ namespace {
 constexpr int kAttempts = 100;
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* action, int reason) {
-  throw Error(ErrorCode::io,
-              fmt::format("{}: cannot {}: {}", path.string(), action, std::strerror(reason)));
+  io::fail_errno(path.string(), action, reason);
 }
 
 std::filesystem::path unique_sibling(const std::filesystem::path& target) {
@@ -58,14 +57,7 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail(target_, "write", errno);
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
+  io::append(descriptor_, bytes, target_.string());
 }
 
 void AtomicFile::commit() {

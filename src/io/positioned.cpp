@@ -41,4 +41,13 @@ void write_at(int descriptor, std::size_t offset, std::span<const std::byte> byt
   }
 }
 
+void append(int descriptor, std::span<const std::byte> bytes, const std::string& name) {
+  while (!bytes.empty()) {
+    const ssize_t done = ::write(descriptor, bytes.data(), bytes.size());
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) fail_errno(name, "write", errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(done));
+  }
+}
+
 }  // namespace nybble::io

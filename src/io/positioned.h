@@ -17,4 +17,7 @@ void read_at(int descriptor, std::size_t offset, std::span<std::byte> out, const
 void write_at(int descriptor, std::size_t offset, std::span<const std::byte> bytes,
               const std::string& name);
 
+/// Writes all of `bytes` where the file is. Throws io.
+void append(int descriptor, std::span<const std::byte> bytes, const std::string& name);
+
 }  // namespace nybble::io

@@ -80,6 +80,10 @@ bool is_file(const std::string& path, const ShardPlan::File& file) {
   return header == file.header;
 }
 
+void rename_file(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) io::fail_errno(to, "rename to", errno);
+}
+
 std::filesystem::path make_work_folder(const std::filesystem::path& folder) {
   std::string pattern = (folder / ".nybble-XXXXXX").string();
   if (::mkdtemp(pattern.data()) == nullptr) io::fail_errno(pattern, "create", errno);
@@ -99,9 +103,9 @@ ShardPlan plan_shards(std::span<const TensorToWrite> tensors,
     const TensorToWrite& tensor = tensors[i];
     io::check_tensor_name(tensor.name, io::kSingleName);
     if (!names.insert(tensor.name).second) {
-      throw Error(ErrorCode::bad_option,
-                  fmt::format("tensor {} is there twice, expected each name once",
-                              io::quote(tensor.name)));
+      throw Error(
+          ErrorCode::bad_option,
+          fmt::format("tensor {} is there twice, expected each name once", io::quote(tensor.name)));
     }
     const auto bytes = io::byte_count(tensor.shape, tensor_type_bits(tensor.type));
     if (!bytes) {
@@ -123,24 +127,36 @@ ShardPlan plan_shards(std::span<const TensorToWrite> tensors,
     return plan;
   }
   for (std::size_t i = 0; i < plan.files.size(); ++i) {
-    plan.files[i].name =
-        fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, plan.files.size());
+    plan.files[i].name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, plan.files.size());
   }
   plan.index = index_text(tensors, plan);
   return plan;
 }
 
+bool has_shards(const std::filesystem::path& folder, const ShardPlan& plan) {
+  const bool indexed = std::filesystem::exists(folder / ShardPlan::kIndexName);
+  return indexed == !plan.index.empty() &&
+         std::all_of(plan.files.begin(), plan.files.end(), [&](const ShardPlan::File& file) {
+           return is_file((folder / file.name).string(), file);
+         });
+}
+
+bool has_checkpoint(const std::filesystem::path& folder) {
+  if (!std::filesystem::exists(folder)) return false;
+  const std::filesystem::directory_iterator files(folder);
+  return std::any_of(begin(files), end(files), [](const auto& entry) {
+    return entry.path().extension() == ".safetensors" ||
+           entry.path().filename() == ShardPlan::kIndexName;
+  });
+}
+
 ShardedWriter::ShardedWriter(const std::filesystem::path& folder, ShardPlan plan)
     : folder_(folder), plan_(std::move(plan)), own_work_(true) {
   std::filesystem::create_directories(folder);
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.path().extension() != ".safetensors" &&
-        entry.path().filename() != ShardPlan::kIndexName) {
-      continue;
-    }
-    throw Error(ErrorCode::bad_option, fmt::format("{}: is there already, expected a folder without "
-                                                   "a checkpoint",
-                                                   entry.path().string()));
+  if (has_checkpoint(folder)) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: holds a checkpoint already, expected a folder without one",
+                            folder.string()));
   }
   work_ = make_work_folder(folder);
   try {
@@ -192,9 +208,8 @@ const ShardPlan::Place& ShardedWriter::place(std::size_t tensor, std::size_t beg
                                              std::size_t count) const {
   const ShardPlan::Place& to = plan_.places.at(tensor);
   if (begin > to.bytes || count > to.bytes - begin) {
-    throw Error(ErrorCode::bad_option,
-                fmt::format("{}: bytes {} + {} of a tensor of {}", files_[to.file].path, begin,
-                            count, to.bytes));
+    throw Error(ErrorCode::bad_option, fmt::format("{}: bytes {} + {} of a tensor of {}",
+                                                   files_[to.file].path, begin, count, to.bytes));
   }
   return to;
 }
@@ -221,24 +236,23 @@ void ShardedWriter::flush() {
 void ShardedWriter::finish() {
   for (std::size_t i = 0; i < written_.size(); ++i) {
     if (written_[i] == plan_.places[i].bytes) continue;
-    throw Error(ErrorCode::bad_option,
-                fmt::format("{}: {} of the {} bytes of its tensor {} were written",
-                            plan_.files[plan_.places[i].file].name, written_[i],
-                            plan_.places[i].bytes, i));
+    throw Error(
+        ErrorCode::bad_option,
+        fmt::format("{}: {} of the {} bytes of its tensor {} were written",
+                    plan_.files[plan_.places[i].file].name, written_[i], plan_.places[i].bytes, i));
   }
   flush();
   for (std::size_t i = 0; i < files_.size(); ++i) {
     const std::string target = (folder_ / plan_.files[i].name).string();
     if (files_[i].path == target) continue;
-    if (std::rename(files_[i].path.c_str(), target.c_str()) != 0) {
-      io::fail_errno(target, "rename to", errno);
-    }
+    rename_file(files_[i].path, target);
     files_[i].path = target;
   }
   if (plan_.index.empty()) return;
-  AtomicFile index(folder_ / ShardPlan::kIndexName);
+  AtomicFile index(work_ / ShardPlan::kIndexName);
   index.write(std::as_bytes(std::span(plan_.index)));
   index.commit();
+  rename_file(index.target().string(), (folder_ / ShardPlan::kIndexName).string());
 }
 
 void copy_tensor(const TensorFile& file, const TensorInfo& from, ShardedWriter& to,

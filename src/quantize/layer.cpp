@@ -99,10 +99,29 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
                               const Calibration* calibration, Executor& executor,
                               const LayerOptions& options) {
   check_view(weight, options.name);
+  std::vector<float> copy;
+  copy.reserve(weight.rows * weight.cols);
+  for (std::size_t row = 0; row < weight.rows; ++row) {
+    copy.insert(copy.end(), weight.row(row), weight.row(row) + weight.cols);
+  }
+  return quantize_layer(std::move(copy), weight.rows, weight.cols, format, method, calibration,
+                        executor, options);
+}
+
+QuantizedLayer quantize_layer(std::vector<float>&& weight, std::size_t rows, std::size_t cols,
+                              const AnyFormat& format, const Method& method,
+                              const Calibration* calibration, Executor& executor,
+                              const LayerOptions& options) {
+  const MatrixView view(weight.data(), rows, cols);
+  check_view(view, options.name);
+  if (weight.size() / cols != rows || weight.size() % cols != 0) {
+    throw Error(ErrorCode::bad_shape, fmt::format("{}: {} weights, expected {} x {}", options.name,
+                                                  weight.size(), rows, cols));
+  }
   const auto begun = std::chrono::steady_clock::now();
   if (options.activations) check_activations(*options.activations);
   if (calibration != nullptr) {
-    check_calibrated(weight, *calibration, options.name);
+    check_calibrated(view, *calibration, options.name);
   } else if (method.calibrated()) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("{}: method '{}' needs calibration", options.name, method.spec()));
@@ -111,18 +130,15 @@ QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const 
                    format,
                    options.activations,
                    &executor,
-                   weight.rows,
-                   weight.cols,
-                   {},
+                   rows,
+                   cols,
+                   std::move(weight),
                    // Not owned: it outlives this call.
                    std::shared_ptr<const Calibration>(std::shared_ptr<void>(), calibration),
                    {},
                    false,
                    std::nullopt,
                    {}};
-  for (std::size_t row = 0; row < weight.rows; ++row) {
-    state.weight.insert(state.weight.end(), weight.row(row), weight.row(row) + weight.cols);
-  }
   for (const auto& step : method.steps()) {
     step->run(state, *method.steps().back());
     state.transformed = true;

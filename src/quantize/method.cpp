@@ -54,6 +54,17 @@ bool Method::needs_originals() const {
                      [](const auto& step) { return step->needs_originals(); });
 }
 
+InputChanges Method::may_change_input(bool activations) const {
+  InputChanges out;
+  for (const auto& step : steps_) {
+    const InputChanges changes = step->may_change_input(activations);
+    out.scale = out.scale || changes.scale;
+    out.permutation = out.permutation || changes.permutation;
+    out.rotation = out.rotation || changes.rotation;
+  }
+  return out;
+}
+
 bool Method::calibrated() const {
   return std::any_of(steps_.begin(), steps_.end(),
                      [](const auto& step) { return step->calibrated(); });

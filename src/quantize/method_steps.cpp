@@ -109,6 +109,9 @@ class AwqStep final : public InputTransform {
         always_(always),
         worth_(worth) {}
   [[nodiscard]] bool calibrated() const override { return true; }
+  [[nodiscard]] InputChanges may_change_input(bool /*activations*/) const override {
+    return {.scale = true};
+  }
   void run(LayerState& state, const MethodStep& rounding) const override {
     state.expect_scalable();
     AwqOptions options = options_;
@@ -158,6 +161,10 @@ class GptqStep final : public Rounding {
   GptqStep(std::string spec, GptqOptions options, bool scale_channels)
       : Rounding(std::move(spec)), options_(std::move(options)), scale_channels_(scale_channels) {}
   [[nodiscard]] bool calibrated() const override { return true; }
+  [[nodiscard]] InputChanges may_change_input(bool activations) const override {
+    return {.scale = scale_channels_ && !activations,
+            .permutation = !options_.static_groups && options_.order == ColumnOrder::activation};
+  }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
     // Where few channels carry the output, no rounding on one grid for all comes near to what a
     // scale for each does. What runs at inference is not changed for less than a decibel.
@@ -221,6 +228,10 @@ class OmniQuantStep final : public Rounding {
   OmniQuantStep(std::string spec, OmniQuantOptions options)
       : Rounding(std::move(spec)), options_(std::move(options)) {}
   [[nodiscard]] bool calibrated() const override { return true; }
+  [[nodiscard]] InputChanges may_change_input(bool activations) const override {
+    return {.scale = options_.let == OmniQuantOptions::Let::on ||
+                     (options_.let == OmniQuantOptions::Let::automatic && activations)};
+  }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
     run(state, options_);
   }
@@ -264,6 +275,9 @@ class SmoothQuantStep final : public InputTransform {
   SmoothQuantStep(std::string spec, SmoothQuantOptions options)
       : InputTransform(std::move(spec)), options_(std::move(options)) {}
   [[nodiscard]] bool calibrated() const override { return true; }
+  [[nodiscard]] InputChanges may_change_input(bool /*activations*/) const override {
+    return {.scale = true};
+  }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
     SmoothQuantOptions options = options_;
     options.tensor_name = state.name;
@@ -299,6 +313,9 @@ class HadamardStep final : public InputTransform {
   HadamardStep(std::string spec, std::size_t block, std::uint64_t seed)
       : InputTransform(std::move(spec)), block_(block), seed_(seed) {}
   [[nodiscard]] bool calibrated() const override { return false; }
+  [[nodiscard]] InputChanges may_change_input(bool /*activations*/) const override {
+    return {.rotation = true};
+  }
   void run(LayerState& state, const MethodStep& /*rounding*/) const override {
     rotate(state, block_, seed_);
     state.decisions.emplace_back("hadamard block", std::to_string(state.transforms.hadamard.block));

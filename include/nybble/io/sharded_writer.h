@@ -49,13 +49,19 @@ struct ShardPlan {
 ShardPlan plan_shards(std::span<const TensorToWrite> tensors,
                       const std::map<std::string, std::string>& metadata, std::size_t shard_bytes);
 
+/// Whether `folder` has all files of the plan, of the right sizes and with the right headers.
+bool has_shards(const std::filesystem::path& folder, const ShardPlan& plan);
+
+/// Whether there are tensors or an index of them in `folder` (which may be missing).
+bool has_checkpoint(const std::filesystem::path& folder);
+
 /// Writes the files of a ShardPlan: each tensor when it is there, whole or in pieces, in any order
 /// and in memory that does not grow with it. Nothing appears in the folder before finish(), which
 /// renames the files into it, the index last. The same plan and bytes give the same files.
 class ShardedWriter {
  public:
-  /// Creates the files in a hidden folder inside `folder`, which is created, too, and removed by the
-  /// destructor. Throws io; bad_option where `folder` has other .safetensors files already.
+  /// Creates the files in a hidden folder inside `folder`, which is created, too, and removed by
+  /// the destructor. Throws io; bad_option where `folder` has other .safetensors files already.
   ShardedWriter(const std::filesystem::path& folder, ShardPlan plan);
   /// The files are created in `work`, on the same file system, and stay there until finish(): a
   /// later ShardedWriter of the same plan, in another process, too, finds what was written.

@@ -42,6 +42,15 @@ struct LayerState {
   [[nodiscard]] double error_of(const QuantizedMatrix& matrix) const;
 };
 
+/// The kinds of transforms of a layer's input.
+struct InputChanges {
+  bool scale = false;
+  bool permutation = false;
+  bool rotation = false;
+
+  [[nodiscard]] bool any() const { return scale || permutation || rotation; }
+};
+
 /// One step of a method: it transforms the layer or, as the last one, rounds it.
 class MethodStep {
  public:
@@ -53,6 +62,8 @@ class MethodStep {
   [[nodiscard]] virtual bool calibrated() const = 0;
   /// Needs the original inputs beside those of quantized layers (Calibration::cross_moment).
   [[nodiscard]] virtual bool needs_originals() const { return false; }
+  /// What it may add to the layer's transforms, its activations being quantized or not.
+  [[nodiscard]] virtual InputChanges may_change_input(bool /*activations*/) const { return {}; }
   /// `rounding` is the method's last step: transforms may ask what it would make of them.
   virtual void run(LayerState& state, const MethodStep& rounding) const = 0;
   /// Only of steps that round: the error that is left on tokens they have not seen (error_of) if
@@ -78,6 +89,7 @@ class Method {
   [[nodiscard]] std::string spec() const;
   [[nodiscard]] bool calibrated() const;
   [[nodiscard]] bool needs_originals() const;
+  [[nodiscard]] InputChanges may_change_input(bool activations) const;
   [[nodiscard]] const std::vector<std::unique_ptr<MethodStep>>& steps() const { return steps_; }
 
  private:
@@ -102,6 +114,12 @@ struct QuantizedLayer {
 /// Runs a method on one layer. `calibration` may be null for methods that need none. Throws
 /// bad_shape, bad_value, bad_option.
 QuantizedLayer quantize_layer(MatrixView weight, const AnyFormat& format, const Method& method,
+                              const Calibration* calibration, Executor& executor,
+                              const LayerOptions& options = {});
+
+/// The same for weights that are given away: the memory of one copy less.
+QuantizedLayer quantize_layer(std::vector<float>&& weight, std::size_t rows, std::size_t cols,
+                              const AnyFormat& format, const Method& method,
                               const Calibration* calibration, Executor& executor,
                               const LayerOptions& options = {});
 

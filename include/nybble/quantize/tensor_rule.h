@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nybble {
+
+/// What becomes of the tensors of a checkpoint whose name a pattern matches.
+struct TensorRule {
+  /// A glob (* ? [...]) over the whole name of the tensor, or of its module (without ".weight").
+  std::string match;
+  std::string format;  ///< empty: as it would be without this rule
+  std::string method;  ///< empty: as it would be without this rule
+  bool skip = false;   ///< copied as it is; nothing else is said then
+
+  [[nodiscard]] bool matches(const std::string& tensor) const;
+};
+
+/// "GLOB=FORMAT", "GLOB=FORMAT/METHOD" or "GLOB=skip". Throws bad_option.
+TensorRule parse_rule(std::string_view text);
+
+/// A recipe: a JSON list of rules, {"match": GLOB} and "format", "method" or "skip": true each.
+/// Throws io; bad_file naming the rule.
+std::vector<TensorRule> read_recipe(const std::filesystem::path& path);
+
+}  // namespace nybble

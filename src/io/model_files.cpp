@@ -1,0 +1,111 @@
+#include "src/io/model_files.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+
+#include "nybble/error.h"
+#include "nybble/io/atomic_file.h"
+#include "nybble/io/mapped_file.h"
+#include "src/io/shard_index.h"
+#include "src/io/strict_json.h"
+
+namespace nybble::io {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr std::size_t kConfigDepth = 64;
+constexpr const char* kConfigName = "config.json";
+constexpr const char* kQuantizationKey = "quantization_config";
+
+bool is_copied(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  for (const char* other :
+       {kConfigName, kIndexName, "quantize_config.json", "hf_quant_config.json"}) {
+    if (name == other) return false;
+  }
+  const std::string extension = path.extension().string();
+  return name.starts_with("tokenizer") || extension == ".json" || extension == ".txt" ||
+         extension == ".model" || extension == ".jinja";
+}
+
+/// Keys keep their order. A config that needs no change stays as it is, byte for byte.
+std::string config_text(const std::filesystem::path& path, const ordered_json& quantization) {
+  ordered_json config = ordered_json::object();
+  if (std::filesystem::exists(path)) {
+    const MappedFile file(path);
+    parse_strict_json(file.bytes(), path.string(), kConfigDepth);
+    const auto* const text = reinterpret_cast<const char*>(file.bytes().data());
+    config = ordered_json::parse(text, text + file.bytes().size());
+    if (quantization.is_null() && !config.contains(kQuantizationKey)) {
+      return {text, file.bytes().size()};
+    }
+  }
+  config.erase(kQuantizationKey);
+  if (!quantization.is_null()) config[kQuantizationKey] = quantization;
+  return config.dump(2) + "\n";
+}
+
+}  // namespace
+
+std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
+                                        const ordered_json& quantization_config) {
+  std::vector<ModelFile> out;
+  if (!std::filesystem::is_directory(folder)) {
+    if (quantization_config.is_null()) return out;
+    ordered_json config;
+    config[kQuantizationKey] = quantization_config;
+    out.push_back({kConfigName, config.dump(2) + "\n", {}, 0});
+  } else {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (!entry.is_regular_file() || !is_copied(entry.path())) continue;
+      out.push_back({entry.path().filename().string(), {}, entry.path(), entry.file_size()});
+    }
+    if (!quantization_config.is_null() || std::filesystem::exists(folder / kConfigName)) {
+      out.push_back({kConfigName, config_text(folder / kConfigName, quantization_config), {}, 0});
+    }
+  }
+  for (ModelFile& file : out) {
+    if (file.source.empty()) file.bytes = file.text.size();
+  }
+  std::sort(out.begin(), out.end(),
+            [](const ModelFile& a, const ModelFile& b) { return a.name < b.name; });
+  return out;
+}
+
+std::string quantization_method(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / kConfigName;
+  if (!std::filesystem::is_directory(folder) || !std::filesystem::exists(path)) return {};
+  const MappedFile file(path);
+  const nlohmann::json config = parse_strict_json(file.bytes(), path.string(), kConfigDepth);
+  const auto found = config.find(kQuantizationKey);
+  if (found == config.end() || found->is_null()) return {};
+  if (!found->is_object() || !found->contains("quant_method")) return "no quant_method";
+  const nlohmann::json& method = (*found)["quant_method"];
+  return method.is_string() ? method.get<std::string>() : method.dump();
+}
+
+void write_model_file(const ModelFile& file, const std::filesystem::path& work,
+                      const std::filesystem::path& folder) {
+  AtomicFile out(work / file.name);
+  if (file.source.empty()) {
+    out.write(std::as_bytes(std::span(file.text)));
+  } else {
+    std::ifstream in(file.source, std::ios::binary);
+    std::array<char, 65536> buffer;
+    while (in.read(buffer.data(), buffer.size()), in.gcount() > 0) {
+      out.write(std::as_bytes(std::span(buffer.data(), static_cast<std::size_t>(in.gcount()))));
+    }
+    if (!in.eof()) {
+      throw Error(ErrorCode::io, fmt::format("{}: cannot read", file.source.string()));
+    }
+  }
+  out.commit();
+  std::filesystem::rename(out.target(), folder / file.name);
+}
+
+}  // namespace nybble::io

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace nybble::io {
+
+/// A file beside the tensors of a model: text of its own, or a copy of `source`.
+struct ModelFile {
+  std::string name;
+  std::string text;
+  std::filesystem::path source;  ///< empty: `text`
+  std::size_t bytes = 0;
+};
+
+/// What a checkpoint made from the model in `folder` needs beside its tensors, sorted by name:
+/// config.json with `quantization_config` for its own (null: without one), and copies of what is
+/// said there about the tokenizer and generation (*.json, *.txt, *.model, *.jinja; files that
+/// describe another quantization are left out). Nothing where `folder` is a file. Throws io;
+/// bad_file where config.json is damaged.
+std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
+                                        const nlohmann::ordered_json& quantization_config);
+
+/// What quantization_config of a folder's config.json says was used; empty: there is none.
+std::string quantization_method(const std::filesystem::path& folder);
+
+/// Writes one in `work`, then renames it into `folder`, on the same file system. Throws io.
+void write_model_file(const ModelFile& file, const std::filesystem::path& work,
+                      const std::filesystem::path& folder);
+
+}  // namespace nybble::io

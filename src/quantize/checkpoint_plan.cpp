@@ -1,0 +1,337 @@
+#include "src/quantize/checkpoint_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "nybble/error.h"
+#include "src/io/checked.h"
+#include "src/io/shard_index.h"
+#include "src/quantize/tensor_choice.h"
+#include "src/quantize/written_layer.h"
+#include "src/transform/hadamard.h"
+
+namespace nybble {
+
+namespace {
+
+/// The tensors of a source as layouts look at them: names, types and shapes, and the bytes only of
+/// those that describe others.
+class HeaderTensors final : public io::TensorSource {
+ public:
+  explicit HeaderTensors(const TensorFiles& source) : where_(source.name()) {
+    for (const TensorFiles::Entry& entry : source.tensors()) {
+      const TensorInfo& tensor = *entry.tensor;
+      names_.push_back(tensor.name);
+      std::vector<std::byte>& bytes = bytes_[tensor.name];
+      constexpr std::size_t kSmall = 1024;
+      constexpr std::size_t kText = 65536;
+      if (tensor.bytes <= (tensor.type == TensorType::u8 ? kText : kSmall)) {
+        bytes = entry.file->read(tensor);
+      }
+      views_.emplace(tensor.name, TensorView{tensor.name, tensor.type, tensor.shape, bytes});
+      metadata_.insert(entry.file->metadata().begin(), entry.file->metadata().end());
+    }
+  }
+  [[nodiscard]] const TensorView* find(std::string_view name) const override {
+    const auto found = views_.find(name);
+    return found == views_.end() ? nullptr : &found->second;
+  }
+  [[nodiscard]] std::vector<std::string> names() const override { return names_; }
+  [[nodiscard]] const std::string& where() const override { return where_; }
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const override {
+    return metadata_;
+  }
+  [[nodiscard]] const nlohmann::json& config() const override { return config_; }
+
+ private:
+  std::string where_;
+  std::vector<std::string> names_;
+  std::map<std::string, std::vector<std::byte>> bytes_;
+  std::map<std::string, TensorView, std::less<>> views_;
+  std::map<std::string, std::string> metadata_;
+  nlohmann::json config_ = nlohmann::json::object();
+};
+
+void refuse_quantized(const TensorFiles& source, const std::filesystem::path& path) {
+  const std::string method = io::quantization_method(path);
+  if (!method.empty()) {
+    throw Error(
+        ErrorCode::unsupported,
+        fmt::format("{}: config.json says it is quantized already ({}), expected weights of "
+                    "floats: use `nybble convert`",
+                    source.name(), io::quote(method)));
+  }
+  const HeaderTensors tensors(source);
+  for (const auto& layout : io::layouts()) {
+    const std::vector<io::Module> modules = layout->find(tensors);
+    if (modules.empty()) continue;
+    throw Error(ErrorCode::unsupported,
+                fmt::format("{}: {} is quantized already (layout {}), expected weights of floats: "
+                            "use `nybble convert`",
+                            source.name(), io::quote(modules[0].name), layout->name()));
+  }
+}
+
+/// What the rules make of one tensor.
+struct Choice {
+  std::string format, method, reason;
+};
+
+class Chooser {
+ public:
+  explicit Chooser(const CheckpointOptions& options)
+      : options_(&options), matched_(options.rules.size()), applied_(options.rules.size()) {}
+
+  /// Empty format: it is copied.
+  Choice choose(const TensorInfo& tensor) {
+    Choice out{{}, options_->method, reason_to_copy(tensor)};
+    if (out.reason.empty()) out.format = options_->format;
+    for (std::size_t i = 0; i < options_->rules.size(); ++i) {
+      const TensorRule& rule = options_->rules[i];
+      if (!rule.matches(tensor.name)) continue;
+      matched_[i] = true;
+      if (rule.skip) {
+        applied_[i] = true;
+        out = {{}, options_->method, out.format.empty() ? out.reason : "rule"};
+        continue;
+      }
+      if (!can_quantize(tensor) || (rule.format.empty() && out.format.empty())) continue;
+      applied_[i] = true;
+      if (!rule.format.empty()) out.format = rule.format;
+      if (!rule.method.empty()) out.method = rule.method;
+    }
+    return out;
+  }
+
+  /// Throws bad_option for the first rule that did nothing.
+  void finish() const {
+    for (std::size_t i = 0; i < matched_.size(); ++i) {
+      if (applied_[i]) continue;
+      const std::string match = io::quote(options_->rules[i].match);
+      throw Error(ErrorCode::bad_option,
+                  matched_[i] ? fmt::format("rule {} (of {}): matches no tensor that can be "
+                                            "quantized, expected a matrix of floats",
+                                            match, i + 1)
+                              : fmt::format("rule {} (of {}): matches no tensor of {}", match,
+                                            i + 1, options_->source.string()));
+    }
+  }
+
+ private:
+  const CheckpointOptions* options_;
+  std::vector<bool> matched_, applied_;
+};
+
+/// `action`, its errors named.
+template <class Action>
+auto named(const std::string& name, Action action) {
+  try {
+    return action();
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}", name, error.what()));
+  }
+}
+
+Transforms example_of(const InputChanges& changes, std::size_t cols) {
+  Transforms out;
+  if (changes.scale) out.channel_scale.scale.assign(cols, 1.0F);
+  if (changes.permutation) {
+    for (std::size_t i = cols; i-- > 0;) {
+      out.permutation.source.push_back(static_cast<std::uint32_t>(i));
+    }
+  }
+  if (changes.rotation) out.hadamard.block = largest_hadamard(cols, 2);
+  return out;
+}
+
+/// Throws unsupported where the layout cannot hold what the method may make.
+void check_transforms(const io::Layout& layout, const AnyFormat& format, const Method& method,
+                      const std::vector<std::size_t>& shape) {
+  const InputChanges may = method.may_change_input(false);
+  const auto probe = [&](const InputChanges& one, const char* what, const std::string& instead) {
+    if (!one.any()) return;
+    try {
+      (void)example_tensors(layout, format, shape, example_of(one, shape.back()));
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("method '{}' may {} the layer's input, which layout '{}' cannot hold"
+                              ": expected {}",
+                              method.spec(), what, layout.name(), instead));
+    }
+  };
+  const bool gptq = method.steps().size() == 1 && method.spec().starts_with("gptq");
+  probe({.scale = may.scale}, "scale",
+        gptq ? "gptq:channel_scale=false" : "a method without awq and smoothquant");
+  probe({.permutation = may.permutation}, "reorder", "gptq:static_groups=true");
+  probe({.rotation = may.rotation}, "rotate", "a method without hadamard");
+}
+
+}  // namespace
+
+CheckpointPlan::Data::Data(const CheckpointOptions& given)
+    : options(given),
+      source(given.source),
+      layout(&io::find_layout(given.layout)),
+      inputs(given.calibration) {
+  if (options.format.empty()) {
+    throw Error(ErrorCode::bad_option, "no format, expected one such as int4:group=128");
+  }
+  if (options.shard_bytes == 0) throw Error(ErrorCode::bad_option, "shards of 0 bytes");
+  refuse_quantized(source, options.source);
+  for (const TensorFile& file : source.files()) {
+    metadata.insert(file.metadata().begin(), file.metadata().end());
+  }
+  metadata.emplace("format", "pt");  // transformers opens no file without it
+  decide();
+  describe();
+  plan_files();
+}
+
+void CheckpointPlan::Data::decide() {
+  std::map<std::string, AnyFormat> formats;
+  std::map<std::string, std::shared_ptr<const Method>> methods;
+  // What a rule or an option says is wrong even if nothing needs it.
+  const auto format_of = [&](const std::string& spec) {
+    return formats.try_emplace(spec, parse_format(spec)).first->second;
+  };
+  const auto method_of = [&](const std::string& spec) {
+    return methods.try_emplace(spec, std::make_shared<const Method>(spec)).first->second;
+  };
+  format_of(options.format);
+  method_of(options.method);
+  for (const TensorRule& rule : options.rules) {
+    if (!rule.format.empty()) format_of(rule.format);
+    if (!rule.method.empty()) method_of(rule.method);
+  }
+  Chooser chooser(options);
+  for (const TensorFiles::Entry& entry : source.tensors()) {
+    const TensorInfo& tensor = *entry.tensor;
+    const Choice choice = chooser.choose(tensor);
+    PlannedTensor planned;
+    planned.name = tensor.name;
+    planned.type = tensor.type;
+    planned.shape = tensor.shape;
+    planned.source_bytes = tensor.bytes;
+    Work item{entry, {}, nullptr, {}};
+    if (choice.format.empty()) {
+      planned.reason = choice.reason;
+    } else {
+      item.layer = module_name(tensor.name);
+      item.method = method_of(choice.method);
+      planned.format = format_of(choice.format);
+      planned.method = item.method->spec();
+    }
+    tensors.push_back(std::move(planned));
+    work.push_back(std::move(item));
+  }
+  chooser.finish();
+  if (std::none_of(tensors.begin(), tensors.end(),
+                   [](const PlannedTensor& tensor) { return tensor.format.has_value(); })) {
+    throw Error(ErrorCode::bad_option, fmt::format("{}: no tensor to quantize among its {}",
+                                                   source.name(), tensors.size()));
+  }
+}
+
+void CheckpointPlan::Data::describe() {
+  // Models have few shapes: each is asked about once.
+  using Key = std::tuple<std::string, std::string, std::vector<std::size_t>>;
+  std::map<Key, std::vector<TensorToWrite>> examples;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    PlannedTensor& tensor = tensors[i];
+    Work& item = work[i];
+    if (!tensor.format) {
+      item.written = {{tensor.name, tensor.type, tensor.shape}};
+      tensor.bytes = tensor.source_bytes;
+      continue;
+    }
+    const AnyFormat& format = *tensor.format;
+    const Method& method = *item.method;
+    named(tensor.name, [&] {
+      const Key key(format.info().spec, tensor.method, tensor.shape);
+      if (!examples.contains(key)) {
+        layout->check(format, tensor.shape);
+        check_transforms(*layout, format, method, tensor.shape);
+        examples.emplace(key, example_tensors(*layout, format, tensor.shape, {}));
+      }
+      item.written = for_layer(examples.at(key), item.layer);
+    });
+    if (method.needs_originals()) {
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("{}: method '{}' needs the inputs of layers before and after earlier "
+                              "ones were quantized, expected a method without qep",
+                              tensor.name, method.spec()));
+    }
+    if (method.calibrated()) inputs.check(item.layer, tensor.shape.back());
+    for (const TensorToWrite& written : item.written) {
+      tensor.bytes += io::byte_count(written.shape, tensor_type_bits(written.type)).value();
+    }
+    tensor.exact = !method.may_change_input(false).any();
+    exact = exact && tensor.exact;
+  }
+}
+
+void CheckpointPlan::Data::plan_files() {
+  nlohmann::ordered_json config;
+  const PlannedTensor* first = nullptr;
+  std::vector<std::string> plain;
+  for (const PlannedTensor& tensor : tensors) {
+    if (!tensor.format && tensor.shape.size() == 2 && tensor.name.ends_with(".weight")) {
+      plain.push_back(module_name(tensor.name));
+    }
+    if (tensor.format && first == nullptr) first = &tensor;
+  }
+  if (first != nullptr) config = layout->config(*first->format, plain);
+  for (const PlannedTensor& tensor : tensors) {
+    if (config.is_null() || !tensor.format) continue;
+    if (tensor.format->info().spec == first->format->info().spec) continue;
+    throw Error(ErrorCode::unsupported,
+                fmt::format("{}: format '{}' beside '{}' of {}: layout '{}' holds one format for "
+                            "all, expected that or --layout nybble",
+                            tensor.name, tensor.format->info().spec, first->format->info().spec,
+                            first->name, layout->name()));
+  }
+  model_files = io::plan_model_files(options.source, config);
+  for (const io::ModelFile& file : model_files) files.push_back({file.name, file.bytes});
+
+  std::vector<std::vector<TensorToWrite>> written;
+  for (const Work& item : work) written.push_back(item.written);
+  const ShardPlan shards = shard_plan(*this, written);
+  for (const ShardPlan::File& file : shards.files) files.push_back({file.name, file.bytes});
+  if (!shards.index.empty()) files.push_back({io::kIndexName, shards.index.size()});
+  std::sort(files.begin(), files.end(),
+            [](const PlannedFile& a, const PlannedFile& b) { return a.name < b.name; });
+}
+
+ShardPlan shard_plan(const CheckpointPlan::Data& plan,
+                     const std::vector<std::vector<TensorToWrite>>& written) {
+  std::vector<TensorToWrite> all;
+  for (const auto& tensors : written) all.insert(all.end(), tensors.begin(), tensors.end());
+  return plan_shards(all, plan.metadata, plan.options.shard_bytes);
+}
+
+std::size_t PlannedTensor::elements() const {
+  std::size_t count = 1;  // cannot wrap: the tensor is in a file
+  for (const std::size_t size : shape) count *= size;
+  return count;
+}
+
+double PlannedTensor::bits_per_weight() const {
+  return 8.0 * static_cast<double>(bytes) /
+         static_cast<double>(std::max<std::size_t>(1, elements()));
+}
+
+CheckpointPlan::CheckpointPlan(const CheckpointOptions& options)
+    : data_(std::make_unique<const Data>(options)) {}
+CheckpointPlan::CheckpointPlan(CheckpointPlan&&) noexcept = default;
+CheckpointPlan& CheckpointPlan::operator=(CheckpointPlan&&) noexcept = default;
+CheckpointPlan::~CheckpointPlan() = default;
+
+const std::vector<PlannedTensor>& CheckpointPlan::tensors() const { return data_->tensors; }
+const std::vector<PlannedFile>& CheckpointPlan::files() const { return data_->files; }
+bool CheckpointPlan::exact() const { return data_->exact; }
+
+}  // namespace nybble

@@ -1,0 +1,479 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "nybble/error.h"
+#include "nybble/version.h"
+#include "src/io/checked.h"
+#include "src/quantize/checkpoint_plan.h"
+#include "src/quantize/file_rows.h"
+#include "src/quantize/work_folder.h"
+#include "src/quantize/written_layer.h"
+
+namespace nybble {
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+using Done = std::map<std::size_t, JournalEntry>;
+using Written = std::vector<std::vector<TensorToWrite>>;
+
+constexpr std::size_t kPiece = std::size_t{1} << 20;
+constexpr const char* kPartKey = "nybble.part";  // of a part's metadata: its error
+
+double seconds_since(Clock::time_point begun) {
+  return std::chrono::duration<double>(Clock::now() - begun).count();
+}
+
+/// Another executor that stops when it is told to, also in the middle of a layer.
+class CancellableExecutor final : public Executor {
+ public:
+  CancellableExecutor(Executor& inner, const std::atomic<bool>* cancel)
+      : inner_(inner), cancel_(cancel) {}
+  [[nodiscard]] std::size_t concurrency() const noexcept override { return inner_.concurrency(); }
+  void parallel_for(std::size_t count, TaskRef task) override {
+    const auto checked = [&](std::size_t i) {
+      check();
+      task(i);
+    };
+    inner_.parallel_for(count, checked);
+  }
+  void check() const {
+    if (cancel_ != nullptr && cancel_->load()) throw Error(ErrorCode::cancelled, "interrupted");
+  }
+
+ private:
+  Executor& inner_;
+  const std::atomic<bool>* cancel_;
+};
+
+class OneProcess final : public ProcessGroup {
+ public:
+  [[nodiscard]] std::size_t rank() const override { return 0; }
+  [[nodiscard]] std::size_t size() const override { return 1; }
+  void barrier(const std::function<void()>& check) override { check(); }
+};
+
+/// Of a tensor's bytes, in pieces of kPiece: whoever reads it in such pieces finds the same.
+class ContentHash {
+ public:
+  void add(std::span<const std::byte> piece) {
+    const std::string_view text(reinterpret_cast<const char*>(piece.data()), piece.size());
+    value_ = (value_ ^ std::hash<std::string_view>()(text)) * 0x9E3779B97F4A7C15U;
+  }
+  [[nodiscard]] std::uint64_t value() const { return value_; }
+
+ private:
+  std::uint64_t value_ = 0;
+};
+
+/// Calls action(begin, count) for the pieces of `bytes` bytes.
+template <class Action>
+void for_each_piece(std::size_t bytes, const Action& action) {
+  for (std::size_t begin = 0; begin < bytes; begin += kPiece) {
+    action(begin, std::min(kPiece, bytes - begin));
+  }
+}
+
+json file_entry(const fs::path& path) {
+  const auto modified = fs::last_write_time(path).time_since_epoch();
+  return {{"name", path.filename().string()},
+          {"bytes", fs::file_size(path)},
+          {"modified_ns", std::chrono::nanoseconds(modified).count()}};
+}
+
+/// What makes a run the one that was begun.
+json manifest_of(const CheckpointPlan::Data& plan) {
+  json out;
+  out["version"] =
+      fmt::format("{}.{}.{}", NYBBLE_VERSION_MAJOR, NYBBLE_VERSION_MINOR, NYBBLE_VERSION_PATCH);
+  out["layout"] = plan.layout->name();
+  out["shard size"] = plan.options.shard_bytes;
+  json& tensors = out["tensor"] = json::object();
+  for (const PlannedTensor& tensor : plan.tensors) {
+    tensors[tensor.name] =
+        tensor.format ? tensor.format->info().spec + " " + tensor.method : "copied";
+  }
+  json& source = out["source"] = json::object();
+  for (const TensorFile& file : plan.source.files()) source[file.name()] = file_entry(file.name());
+  json& calibration = out["calibration"] = json::object();
+  for (const fs::path& file : plan.inputs.files()) calibration[file.string()] = file_entry(file);
+  json& others = out["file"] = json::object();
+  for (const io::ModelFile& file : plan.model_files) {
+    others[file.name] = file.source.empty() ? json(file.text) : file_entry(file.source);
+  }
+  return out;
+}
+
+/// One process's share of the work, and what it needs for it.
+class Run {
+ public:
+  Run(const CheckpointPlan::Data& plan, Executor& executor, const RunOptions& options)
+      : plan_(plan),
+        options_(options),
+        executor_(executor, options.cancel),
+        group_(options.group != nullptr ? *options.group : alone_),
+        work_(options.out) {}
+
+  CheckpointReport run() {
+    const Clock::time_point begun = Clock::now();
+    if (options_.resume && is_complete()) {
+      for (std::size_t i = 0; i < plan_.tensors.size(); ++i) done_[i] = {};
+      return report(begun);
+    }
+    if (first()) {
+      check_output();
+      fs::create_directories(options_.out);
+      work_.open(manifest_of(plan_), options_.resume);
+    }
+    barrier();
+    const Written written = make_parts();
+    open_shards(written);
+    fill_shards(written);
+    if (first()) {
+      done_ = work_.read_journals();
+      for (const io::ModelFile& file : plan_.model_files) {
+        io::write_model_file(file, work_.path(), options_.out);
+      }
+      writer_->finish();
+      work_.remove();
+    }
+    barrier();
+    return report(begun);
+  }
+
+ private:
+  [[nodiscard]] bool first() const { return group_.rank() == 0; }
+  void barrier() {
+    group_.barrier([&] { executor_.check(); });
+  }
+
+  /// A run that died between its last rename and its end.
+  bool is_complete() {
+    if (!has_checkpoint(options_.out) || !plan_.exact) return false;
+    if (fs::exists(work_.path() / "manifest.json")) return false;
+    Written written;
+    for (const CheckpointPlan::Data::Work& item : plan_.work) written.push_back(item.written);
+    if (!has_shards(options_.out, shard_plan(plan_, written))) return false;
+    barrier();
+    if (first() && work_.exists()) work_.remove();
+    return true;
+  }
+
+  void check_output() const {
+    if (!has_checkpoint(options_.out) || fs::exists(work_.path() / "manifest.json")) return;
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: holds a checkpoint already, expected a folder without one",
+                            options_.out.string()));
+  }
+
+  /// Of the tensors in `pending`, those of this process: the largest first to whoever has least.
+  [[nodiscard]] std::vector<std::size_t> share(std::vector<std::size_t> pending) const {
+    constexpr std::size_t kQuantizing = 4;  // is so much dearer than copying
+    const auto cost = [&](std::size_t i) {
+      return plan_.tensors[i].source_bytes * (plan_.tensors[i].format ? kQuantizing : 1);
+    };
+    std::stable_sort(pending.begin(), pending.end(),
+                     [&](std::size_t a, std::size_t b) { return cost(a) > cost(b); });
+    std::vector<std::size_t> load(group_.size());
+    std::vector<std::size_t> mine;
+    for (const std::size_t i : pending) {
+      const auto least = std::min_element(load.begin(), load.end());
+      *least += cost(i);
+      if (static_cast<std::size_t>(least - load.begin()) == group_.rank()) mine.push_back(i);
+    }
+    std::sort(mine.begin(), mine.end());
+    return mine;
+  }
+
+  void read_ahead(const std::vector<std::size_t>& list, std::size_t at) const {
+    if (at >= list.size()) return;
+    const TensorFiles::Entry& from = plan_.work[list[at]].from;
+    from.file->will_need(*from.tensor);
+  }
+
+  /// `what` for each tensor of a list, with the next one being read ahead.
+  template <class What>
+  void for_each_tensor(const std::vector<std::size_t>& list, const What& what) {
+    read_ahead(list, 0);
+    for (std::size_t n = 0; n < list.size(); ++n) {
+      executor_.check();
+      read_ahead(list, n + 1);
+      what(list[n]);
+    }
+  }
+
+  struct Layer {
+    io::WrittenLayer written;
+    SquaredError error;
+  };
+
+  Layer quantize(std::size_t index) {
+    const PlannedTensor& tensor = plan_.tensors[index];
+    const CheckpointPlan::Data::Work& item = plan_.work[index];
+    FileRows rows(*item.from.file, *item.from.tensor);
+    Layer out;
+    StoredLayer stored{item.layer, tensor.shape, QuantizedMatrix(*tensor.format), {}};
+    if (tensor.method == "rtn") {
+      // Two passes, of which the second should not read the file again.
+      if (tensor.format->info().tensor_scale) rows.keep(buffer_, executor_);
+      stored.weight =
+          quantize_rtn(rows, *tensor.format, executor_, {.tensor_name = tensor.name}, &out.error);
+    } else {
+      buffer_ = {};
+      std::optional<Calibration> calibration;
+      if (item.method->calibrated()) {
+        calibration = plan_.inputs.read(item.layer, rows.cols(), executor_);
+      }
+      QuantizedLayer layer = quantize_layer(
+          rows.values(executor_), rows.rows(), rows.cols(), *tensor.format, *item.method,
+          calibration ? &*calibration : nullptr, executor_, {.name = tensor.name});
+      stored.weight = std::move(layer.weight);
+      stored.transforms = std::move(layer.transforms);
+      out.error = squared_error(rows, stored.weight, stored.transforms, executor_);
+    }
+    out.written = plan_.layout->write(stored);
+    return out;
+  }
+
+  /// Layers that may grow transforms, each in a file of its own, and what all tensors become.
+  Written make_parts() {
+    std::vector<std::size_t> pending;
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (!plan_.tensors[i].exact && !fs::exists(work_.part(i))) pending.push_back(i);
+    }
+    barrier();  // all have looked before one appears
+    const std::vector<std::size_t> mine = share(pending);
+    resumed_ = plan_.tensors.size() - pending.size();
+    std::vector<std::size_t> later;
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (plan_.tensors[i].exact) later.push_back(i);
+    }
+    expect(mine);
+    expect(share(later));
+    for_each_tensor(mine, [&](std::size_t i) { make_part(i); });
+    barrier();
+    Written written;
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (plan_.tensors[i].exact) {
+        written.push_back(plan_.work[i].written);
+        continue;
+      }
+      const TensorFile part(work_.part(i));
+      written.emplace_back();
+      for (const TensorInfo& tensor : part.tensors()) {
+        written.back().push_back({tensor.name, tensor.type, tensor.shape, {}});
+      }
+      if (written.back().empty()) continue;
+      written.back()[0].metadata = part.metadata();
+      written.back()[0].metadata.erase(kPartKey);
+    }
+    return written;
+  }
+
+  void make_part(std::size_t i) {
+    const Clock::time_point begun = Clock::now();
+    const Layer layer = quantize(i);
+    SafetensorsWriter part(work_.part(i));
+    std::size_t bytes = 0;
+    for (const io::OwnedTensor& tensor : layer.written.tensors) {
+      part.add(tensor.name, tensor.type, tensor.shape, tensor.bytes);
+      bytes += tensor.bytes.size();
+    }
+    for (const auto& [key, value] : layer.written.metadata) part.set_metadata(key, value);
+    part.set_metadata(kPartKey, json({layer.error.signal, layer.error.noise}).dump());
+    part.finish();
+    tell(i, begun, layer.error, bytes);
+  }
+
+  /// Creates the shards or finds them, with what is in them.
+  void open_shards(const Written& written) {
+    for (const auto& tensors : written) {
+      first_.push_back(first_.empty() ? 0 : first_.back() + counts_.back());
+      counts_.push_back(tensors.size());
+    }
+    const auto open = [&] {
+      writer_.emplace(options_.out, shard_plan(plan_, written), work_.path());
+    };
+    if (first()) {
+      open();
+      work_.write_journal(writer_->found() ? verified(work_.read_journals()) : Done());
+    }
+    barrier();
+    if (!first()) open();
+    done_ = work_.read_journals();
+    barrier();  // all have read the journals before one grows
+  }
+
+  /// Those whose bytes are what the journal says: power can fail between two writes.
+  Done verified(Done done) {
+    std::vector<std::byte> buffer(kPiece);
+    std::erase_if(done, [&](const auto& item) {
+      executor_.check();
+      if (item.first >= plan_.tensors.size()) return true;
+      ContentHash hash;
+      for (std::size_t t = first_[item.first]; t < first_[item.first] + counts_[item.first]; ++t) {
+        for_each_piece(writer_->plan().places[t].bytes, [&](std::size_t begin, std::size_t count) {
+          const std::span<std::byte> piece(buffer.data(), count);
+          writer_->read(t, begin, piece);
+          hash.add(piece);
+        });
+      }
+      return hash.value() != item.second.hash;
+    });
+    return done;
+  }
+
+  void fill_shards(const Written& written) {
+    std::vector<std::size_t> pending;
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      if (!done_.contains(i)) pending.push_back(i);
+    }
+    const std::vector<std::size_t> mine = share(pending);
+    // What an earlier run did is not to be expected any more.
+    progress_.total = progress_.done;
+    progress_.total_bytes = progress_.done_bytes;
+    expect(mine);
+    for (const std::size_t i : pending) resumed_ -= plan_.tensors[i].exact ? 1 : 0;
+    for_each_tensor(mine, [&](std::size_t i) {
+      const Clock::time_point begun = Clock::now();
+      const JournalEntry entry = fill(i, written[i]);
+      work_.append(group_.rank(), i, entry);
+      if (plan_.tensors[i].exact) tell(i, begun, entry.error, plan_.tensors[i].bytes);
+    });
+    writer_->flush();
+    barrier();
+  }
+
+  JournalEntry fill(std::size_t i, const std::vector<TensorToWrite>& written) {
+    JournalEntry entry;
+    ContentHash hash;
+    if (plan_.tensors[i].exact && plan_.tensors[i].format) {
+      const Layer layer = quantize(i);
+      if (!same_tensors(tensors_of(layer.written), written)) {
+        throw Error(ErrorCode::unsupported,
+                    fmt::format("{}: layout '{}' made other tensors of it than planned",
+                                plan_.tensors[i].name, plan_.layout->name()));
+      }
+      for (std::size_t t = 0; t < written.size(); ++t) {
+        const std::span<const std::byte> bytes = layer.written.tensors[t].bytes;
+        for_each_piece(bytes.size(), [&](std::size_t begin, std::size_t count) {
+          const std::span<const std::byte> piece = bytes.subspan(begin, count);
+          writer_->write(first_[i] + t, begin, piece);
+          hash.add(piece);
+        });
+      }
+      entry.error = layer.error;
+    } else if (plan_.tensors[i].exact) {
+      copy(*plan_.work[i].from.file, *plan_.work[i].from.tensor, first_[i], hash);
+    } else {
+      const TensorFile part(work_.part(i));
+      for (std::size_t t = 0; t < part.tensors().size(); ++t) {
+        copy(part, part.tensors()[t], first_[i] + t, hash);
+      }
+      const json error = json::parse(part.metadata().at(kPartKey));
+      const auto number = [&](std::size_t at) {
+        return error[at].is_number() ? error[at].get<double>()
+                                     : std::numeric_limits<double>::quiet_NaN();
+      };
+      entry.error = {number(0), number(1)};
+    }
+    entry.hash = hash.value();
+    return entry;
+  }
+
+  void copy(const TensorFile& file, const TensorInfo& from, std::size_t to, ContentHash& hash) {
+    buffer_.resize(std::max(buffer_.size(), std::min(kPiece, from.bytes)));
+    for_each_piece(from.bytes, [&](std::size_t begin, std::size_t count) {
+      executor_.check();
+      const std::span<std::byte> piece(buffer_.data(), count);
+      file.read(from, begin, piece);
+      writer_->write(to, begin, piece);
+      hash.add(piece);
+    });
+  }
+
+  /// Counts what is going to be told about: parts are when they are made, not when they are copied.
+  void expect(const std::vector<std::size_t>& list) {
+    const bool shards_open = writer_.has_value();
+    for (const std::size_t i : list) {
+      if (shards_open && !plan_.tensors[i].exact) continue;
+      ++progress_.total;
+      progress_.total_bytes += plan_.tensors[i].source_bytes;
+    }
+  }
+
+  void tell(std::size_t i, Clock::time_point begun, const SquaredError& error, std::size_t bytes) {
+    const PlannedTensor& tensor = plan_.tensors[i];
+    ++progress_.done;
+    progress_.done_bytes += tensor.source_bytes;
+    progress_.tensor = &tensor;
+    progress_.seconds = seconds_since(begun);
+    progress_.sqnr_db = tensor.format ? error.sqnr_db() : std::numeric_limits<double>::quiet_NaN();
+    progress_.bytes = bytes;
+    if (options_.on_tensor) options_.on_tensor(progress_);
+  }
+
+  CheckpointReport report(Clock::time_point begun) const {
+    CheckpointReport out;
+    SquaredError error;
+    for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+      const PlannedTensor& tensor = plan_.tensors[i];
+      ++out.tensors;
+      out.source_bytes += tensor.source_bytes;
+      if (!tensor.format) continue;
+      ++out.quantized;
+      out.weights += tensor.elements();
+      if (writer_) {
+        for (std::size_t t = first_[i]; t < first_[i] + counts_[i]; ++t) {
+          out.weight_bytes += writer_->plan().places[t].bytes;
+        }
+      } else {
+        out.weight_bytes += tensor.bytes;
+      }
+      const auto found = done_.find(i);
+      if (found != done_.end()) error += found->second.error;
+    }
+    out.resumed = writer_ ? resumed_ : out.tensors;
+    for (const PlannedFile& file : plan_.files) out.bytes += file.bytes;
+    if (writer_ && !plan_.exact) {
+      out.bytes = writer_->plan().index.size();
+      for (const ShardPlan::File& file : writer_->plan().files) out.bytes += file.bytes;
+      for (const io::ModelFile& file : plan_.model_files) out.bytes += file.bytes;
+    }
+    out.sqnr_db = error.signal == 0 && error.noise == 0 ? std::numeric_limits<double>::quiet_NaN()
+                                                        : error.sqnr_db();
+    out.processed_bytes = progress_.done_bytes;
+    out.seconds = seconds_since(begun);
+    return out;
+  }
+
+  const CheckpointPlan::Data& plan_;
+  const RunOptions& options_;
+  CancellableExecutor executor_;
+  OneProcess alone_;
+  ProcessGroup& group_;
+  WorkFolder work_;
+  std::optional<ShardedWriter> writer_;
+  std::vector<std::size_t> first_, counts_;  ///< of a tensor: its place among all written
+  Done done_;
+  std::vector<std::byte> buffer_;
+  TensorDone progress_;
+  std::size_t resumed_ = 0;
+};
+
+}  // namespace
+
+CheckpointReport quantize_checkpoint(const CheckpointPlan& plan, Executor& executor,
+                                     const RunOptions& options) {
+  return Run(plan.data(), executor, options).run();
+}
+
+}  // namespace nybble
