@@ -15,7 +15,7 @@ namespace nybble::cli {
 namespace {
 
 struct Options {
-  CheckpointOptions checkpoint;
+  CheckpointArguments checkpoint;
   std::size_t threads = 0;
   bool strict = false;
   bool json = false;
@@ -85,7 +85,7 @@ void add_check_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand(
       "check", "Look for what is wrong with a checkpoint: scales, zero points, padding, NaN");
-  add_checkpoint_options(command, options->checkpoint);
+  add_checkpoint_arguments(command, options->checkpoint);
   command.add_flag("--strict", options->strict, "Warnings count as errors do");
   add_threads_option(command, options->threads);
   add_json_option(command, options->json);

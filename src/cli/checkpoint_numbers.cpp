@@ -39,7 +39,7 @@ float smallest_normal_of(const std::string& type) {
 
 }  // namespace
 
-void add_checkpoint_options(CLI::App& command, CheckpointOptions& options) {
+void add_checkpoint_arguments(CLI::App& command, CheckpointArguments& options) {
   command
       .add_option("path", options.path,
                   "A .safetensors or .gguf file, or the folder of a sharded checkpoint")

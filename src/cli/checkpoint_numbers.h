@@ -13,10 +13,10 @@
 namespace nybble::cli {
 
 /// `path` and `--layout`.
-struct CheckpointOptions {
+struct CheckpointArguments {
   std::string path, layout;
 };
-void add_checkpoint_options(CLI::App& command, CheckpointOptions& options);
+void add_checkpoint_arguments(CLI::App& command, CheckpointArguments& options);
 
 struct LayerNumbers {
   QuantizedCheckpoint::LayerEntry entry;

@@ -18,7 +18,7 @@ namespace nybble::cli {
 namespace {
 
 struct Options {
-  CheckpointOptions checkpoint;
+  CheckpointArguments checkpoint;
   std::string glob;
   std::size_t threads = 0;
   bool json = false;
@@ -219,7 +219,7 @@ void add_inspect_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand(
       "inspect", "What a checkpoint holds: layouts, formats, shapes, codes, scales, NaN and Inf");
-  add_checkpoint_options(command, options->checkpoint);
+  add_checkpoint_arguments(command, options->checkpoint);
   command.add_option("--layer", options->glob,
                      "Only layers and tensors whose names match this glob, each in detail");
   add_threads_option(command, options->threads);

@@ -26,9 +26,8 @@ int run(int argc, char** argv) {
                                                 NYBBLE_VERSION_MINOR, NYBBLE_VERSION_PATCH));
   app.require_subcommand(0, 1);
   app.footer(
-      "Exit codes: 0 done, 1 internal error (check, diff: they found something), 2 bad usage, 3 "
-      "bad "
-      "input, 130 interrupted.");
+      "Exit codes: 0 done, 1 internal error (check, diff: they found something), 2 bad usage,\n"
+      "            3 bad input, 130 interrupted.");
   nybble::cli::add_cast_command(app);
   nybble::cli::add_quantize_command(app);
   nybble::cli::add_layer_command(app);

@@ -39,7 +39,7 @@ void add_report_command(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand(
       "report", "Write a page about a quantized checkpoint: errors, codes, scales, formats");
-  add_checkpoint_options(command, options->sources.checkpoint);
+  add_checkpoint_arguments(command, options->sources.checkpoint);
   command.add_option("--original", options->sources.original,
                      "The checkpoint it was made from: adds every layer's error");
   command.add_option("--sweep", options->sources.sweeps,

@@ -11,7 +11,7 @@
 namespace nybble::cli {
 
 struct ReportSources {
-  CheckpointOptions checkpoint;
+  CheckpointArguments checkpoint;
   std::string original;             ///< a checkpoint to compare with; empty: none
   std::vector<std::string> sweeps;  ///< what `nybble sweep --out-json` wrote
   std::string events;               ///< what `nybble quantize --json` printed; empty: none

@@ -84,13 +84,61 @@ Json json_of_sqnr(const Json& layers) {
           {"layers", found.size()}};
 }
 
+Json parse_json(std::string_view text, const std::string& where) {
+  try {
+    return Json::parse(text);
+  } catch (const Json::exception& error) {
+    throw Error(ErrorCode::bad_file, fmt::format("{}: {}", where, error.what()));
+  }
+}
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
 Json parse_json_file(const std::string& path) {
   const MappedFile file(path);
-  const auto* text = reinterpret_cast<const char*>(file.bytes().data());
-  try {
-    return Json::parse(text, text + file.bytes().size());
-  } catch (const Json::exception& error) {
-    throw Error(ErrorCode::bad_file, fmt::format("{}: {}", path, error.what()));
+  return parse_json(text_of(file), path);
+}
+
+/// {"tensors": the events of tensors, "done": the last event or null}; null without a file.
+Json event_numbers(const std::string& path) {
+  if (path.empty()) return {};
+  const MappedFile file(path);
+  Json out = {{"tensors", Json::array()}, {"done", Json()}};
+  std::size_t number = 0;
+  for (std::string_view rest = text_of(file); !rest.empty();) {
+    const std::size_t length = std::min(rest.find('\n'), rest.size());
+    const std::string_view line = rest.substr(0, length);
+    rest.remove_prefix(std::min(length + 1, rest.size()));
+    const std::string where = fmt::format("{}: line {}", path, ++number);
+    if (line.empty()) continue;
+    Json event = parse_json(line, where);
+    const auto kind = event.is_object() ? event.find("event") : event.end();
+    if (!event.is_object() || kind == event.end() || !kind->is_string()) {
+      throw Error(
+          ErrorCode::bad_file,
+          fmt::format("{}: no \"event\", expected what `nybble quantize --json` prints", where));
+    }
+    const bool named = event.contains("name") && event["name"].is_string();
+    if (*kind == "done")
+      out["done"] = std::move(event);
+    else if (*kind == "tensor" && named)
+      out["tensors"].push_back(std::move(event));
+  }
+  return out;
+}
+
+/// Where nothing was compared with the original, what was measured while quantizing.
+void add_measured_errors(Json& layers, const Json& events) {
+  if (!events.is_object()) return;
+  std::map<std::string, Json> measured;
+  for (const Json& event : events["tensors"]) {
+    if (event.contains("weight_sqnr_db")) measured[event["name"]] = event["weight_sqnr_db"];
+  }
+  for (Json& layer : layers) {
+    const auto found = measured.find(layer["name"].get<std::string>() + ".weight");
+    if (found != measured.end() && found->second.is_number()) layer["sqnr_db"] = found->second;
   }
 }
 
@@ -177,6 +225,7 @@ std::string title_of(const std::string& path) {
 Json report_numbers(const ReportSources& sources, Executor& executor) {
   // Small files first: what is wrong with them shows before the work.
   Json sweeps = sweep_numbers(sources.sweeps);
+  Json events = event_numbers(sources.events);
   const QuantizedCheckpoint checkpoint(sources.checkpoint.path, sources.checkpoint.layout);
   const Errors errors = errors_of(checkpoint, sources.original, executor);
   CheckpointTotals totals;
@@ -201,6 +250,7 @@ Json report_numbers(const ReportSources& sources, Executor& executor) {
     tensors.push_back(json_of(tensor));
     add_error(tensors.back(), errors, entry.name);
   }
+  if (sources.original.empty()) add_measured_errors(layers, events);
   Json format_list = Json::array();
   for (const auto& [spec, format] : formats) format_list.push_back(json_of(format));
   Json out;
@@ -214,6 +264,7 @@ Json report_numbers(const ReportSources& sources, Executor& executor) {
   out["layers"] = std::move(layers);
   out["tensors"] = std::move(tensors);
   out["sweeps"] = std::move(sweeps);
+  out["events"] = std::move(events);
   return out;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iterator>
 #include <limits>
 #include <map>
@@ -11,6 +12,7 @@
 
 #include "report.h"
 #include "report_charts.h"
+#include "report_text.h"
 #include "svg.h"
 #include "sweep_chart.h"
 
@@ -22,83 +24,6 @@ constexpr std::size_t kMostBars = 60;     ///< of layers; the table has all
 constexpr std::size_t kMostOctaves = 24;  ///< rows of a distribution of scales
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-constexpr const char* kStyle = R"(
-:root { color-scheme: light dark; --page: #ffffff; --card: #f6f7f9; --ink: #1c2128; --muted: #59636e;
-  --line: #d5dae0; --track: #e4e8ec; --bar: #1f6feb; }
-@media (prefers-color-scheme: dark) { :root { --page: #12161b; --card: #1b2027; --ink: #e6eaef;
-  --muted: #9aa4af; --line: #39414b; --track: #2a313a; --bar: #4d94ff; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 16px; max-width: 76rem; background: var(--page); color: var(--ink);
-  font: 16px/1.45 system-ui, sans-serif; -webkit-text-size-adjust: 100%; }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-p, li, dd, dt { overflow-wrap: anywhere; }
-p { margin: .25rem 0 .75rem; }
-.muted { color: var(--muted); fill: var(--muted); }
-.ink { fill: var(--ink); }
-.bar { fill: var(--bar); }
-.track { fill: var(--track); }
-svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-serif; }
-.chart { max-width: 34rem; margin: 0; }
-.chart [fill="#777d86"] { fill: var(--muted); }
-.charts { display: grid; gap: 24px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem),
-  1fr)); }
-dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; margin: 0;
-  border-top: 1px solid var(--line); max-width: 46rem; }
-dt, dd { margin: 0; padding: 6px 8px 6px 0; border-bottom: 1px solid var(--line); }
-dt { color: var(--muted); }
-.columns { row-gap: 0; }
-.scroll { overflow: auto; width: fit-content; max-width: 100%; max-height: 70vh; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 10px; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th { position: sticky; top: 0; background: var(--card); }
-.text { text-align: left; }
-footer { margin-top: 2rem; color: var(--muted); font-size: 14px; }
-)";
-
-/// A number of four digits; "-" for null.
-std::string number(const Json& value) {
-  return value.is_number() ? fmt::format("{:.4g}", value.get<double>()) : "-";
-}
-
-std::string decibels(const Json& value) {
-  return value.is_number() ? fmt::format("{:.2f}", value.get<double>()) : "-";
-}
-
-/// SQNR of a layer or tensor: no error is infinite, and null in JSON.
-std::string sqnr_text(const Json& entry) {
-  const Json& same = entry["same_values"];
-  return same.is_boolean() && same.get<bool>() ? "exact" : decibels(entry["sqnr_db"]);
-}
-
-std::string shape_of(const Json& entry) {
-  return shape_text(entry["shape"].get<std::vector<std::size_t>>());
-}
-
-std::string with_thousands(std::size_t count) {
-  std::string digits = fmt::format("{}", count);
-  for (std::size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, "\u202F");
-  return digits;
-}
-
-std::string percent(std::size_t part, std::size_t whole) {
-  return whole == 0 ? "-"
-                    : fmt::format("{:.1f} %",
-                                  100 * static_cast<double>(part) / static_cast<double>(whole));
-}
-
-/// A name may be broken after its dots.
-std::string breakable(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    out += c;
-    if (c == '.') out += "<wbr/>";
-  }
-  return out;
-}
-
 class Page {
  public:
   explicit Page(const Json& numbers) : numbers_(numbers) {}
@@ -109,6 +34,7 @@ class Page {
     add_layer_errors();
     add_sweeps();
     add_formats();
+    add_times();
     add_layer_table();
     add_tensor_table();
     add("<footer>Made by nybble report. Every number here is in its JSON, too.</footer>\n</body>\n"
@@ -122,7 +48,8 @@ class Page {
     fmt::format_to(std::back_inserter(html_), text, std::forward<Arguments>(arguments)...);
   }
 
-  [[nodiscard]] bool has_errors() const { return numbers_["original"].is_string(); }
+  [[nodiscard]] bool has_original() const { return numbers_["original"].is_string(); }
+  [[nodiscard]] bool has_errors() const { return has_original() || numbers_["sqnr"].is_object(); }
 
   std::string next_id() { return fmt::format("chart{}", ++charts_); }
 
@@ -131,9 +58,10 @@ class Page {
     add("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
         "<title>{0}: nybble report</title>\n<style>{1}</style>\n</head>\n<body>\n<h1>{0}</h1>\n",
-        title, kStyle);
+        title, report_style());
     add("<p class=\"muted\">{}{}</p>\n", escaped(numbers_["path"].get<std::string>()),
-        has_errors() ? ", compared with " + escaped(numbers_["original"].get<std::string>()) : "");
+        has_original() ? ", compared with " + escaped(numbers_["original"].get<std::string>())
+                       : "");
   }
 
   void add_entry(const char* term, const std::string& value) {
@@ -163,7 +91,47 @@ class Page {
       add_entry("worst layer", fmt::format("{} dB, {}", decibels(sqnr["lowest_db"]),
                                            sqnr["lowest_layer"].get<std::string>()));
     }
+    add_run_summary();
     add("</dl>\n");
+  }
+
+  /// How quantizing went, where there are events that say so.
+  void add_run_summary() {
+    const Json& events = numbers_["events"];
+    if (!events.is_object() || !events["done"].is_object()) return;
+    const Json& done = events["done"];
+    const auto value = [&](const char* key) {
+      const auto found = done.find(key);
+      return found != done.end() && found->is_number() ? found->get<double>() : kNan;
+    };
+    add_entry("time", fmt::format("{:.1f} s, {:.1f} MB/s", value("seconds"),
+                                  value("bytes_per_second") / 1e6));
+    add_entry("peak memory", fmt::format("{:.1f} MB", value("peak_bytes") / 1e6));
+  }
+
+  void add_times() {
+    const Json& events = numbers_["events"];
+    if (!events.is_object()) return;
+    constexpr std::size_t kMostTimes = 20;
+    std::vector<std::pair<double, std::string>> times;
+    for (const Json& event : events["tensors"]) {
+      const auto seconds = event.find("seconds");
+      if (seconds == event.end() || !seconds->is_number()) continue;
+      times.emplace_back(seconds->get<double>(), event["name"].get<std::string>());
+    }
+    if (times.empty()) return;
+    std::sort(times.begin(), times.end(), std::greater<>());
+    BarChart chart{next_id(),
+                   "Seconds for each tensor",
+                   fmt::format("The slowest took {:.3g} seconds.", times[0].first),
+                   true,
+                   {}};
+    for (std::size_t i = 0; i < std::min(times.size(), kMostTimes); ++i) {
+      chart.rows.push_back({times[i].second, times[i].first / std::max(times[0].first, 1e-9),
+                            fmt::format("{:.3g} s", times[i].first)});
+    }
+    add("<h2>Time</h2>\n<p>The slowest of {} tensors.</p>\n", times.size());
+    add_columns(chart);
   }
 
   /// Worst first: all layers, and what else is not what it was.
@@ -196,8 +164,9 @@ class Page {
     }
     chart.description = fmt::format("{} layers from {:.2f} dB, the worst, to {:.2f} dB.",
                                     bars.size(), bars.front().sqnr, most);
-    add("<p>SQNR of the weights, worst first: power of the original over power of the error. {}"
+    add("<p>SQNR of the weights, {}, worst first: power of the original over power of the error. {}"
         "</p>\n",
+        has_original() ? "compared with the original" : "measured while quantizing",
         bars.size() > kMostBars
             ? fmt::format("The worst {} of {}; the table below has all.", kMostBars, bars.size())
             : "");

@@ -10,12 +10,10 @@
 #include <type_traits>
 
 #include "nybble/error.h"
-#include "nybble/io/atomic_file.h"
-#include "nybble/io/mapped_file.h"
 #include "nybble/io/sharded_writer.h"
 #include "src/io/checked.h"
 #include "src/io/convert_layer.h"
-#include "src/io/strict_json.h"
+#include "src/io/model_files.h"
 
 namespace nybble {
 
@@ -25,8 +23,6 @@ namespace fs = std::filesystem;
 
 using LayerEntry = QuantizedCheckpoint::LayerEntry;
 using TensorEntry = QuantizedCheckpoint::TensorEntry;
-
-constexpr std::size_t kConfigDepth = 32;
 
 /// A layer or another tensor, in the order of the files.
 struct Item {
@@ -64,17 +60,6 @@ GgufType gguf_type(const TensorView& tensor) {
     if (from == tensor.type) return to;
   }
   refuse_tensor(tensor.name, fmt::format("GGUF has no type {}", tensor_type_name(tensor.type)));
-}
-
-/// Files beside the weights that belong to the model: its tokenizer, its card.
-bool belongs_to_model(const fs::path& file) {
-  static const std::set<std::string> weights = {".safetensors", ".bin", ".pt",      ".pth", ".gguf",
-                                                ".onnx",        ".h5",  ".msgpack", ".npz"};
-  static const std::set<std::string> replaced = {"config.json", "quantize_config.json",
-                                                 "hf_quant_config.json", ShardPlan::kIndexName};
-  const std::string name = file.filename().string();
-  return fs::is_regular_file(file) && name[0] != '.' && !replaced.contains(name) &&
-         !weights.contains(file.extension().string());
 }
 
 class Conversion {
@@ -130,7 +115,9 @@ class Conversion {
     }
     writer.flush();
     // Weights without the config that says what they are would be worse than none: it comes first.
-    write_small_files();
+    for (const io::ModelFile& file : io::plan_model_files(source_, *config_)) {
+      io::write_model_file(file, out_, out_);
+    }
     writer.finish();
   }
 
@@ -225,31 +212,6 @@ class Conversion {
       out.push_back(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
     }
     return out;
-  }
-
-  void write_small_files() {
-    const fs::path folder = fs::is_directory(source_) ? source_ : source_.parent_path();
-    nlohmann::ordered_json config = nlohmann::ordered_json::object();
-    if (!files_.gguf && fs::exists(folder / "config.json")) {
-      const MappedFile file(folder / "config.json");
-      io::parse_strict_json(file.bytes(), (folder / "config.json").string(), kConfigDepth);
-      const auto* text = reinterpret_cast<const char*>(file.bytes().data());
-      config = nlohmann::ordered_json::parse(text, text + file.bytes().size());
-    }
-    config.erase("quantization_config");
-    if (config_ && config_->is_object()) config["quantization_config"] = *config_;
-    AtomicFile file(out_ / "config.json");
-    const std::string text = config.dump(2) + "\n";
-    file.write(std::as_bytes(std::span(text)));
-    file.commit();
-    if (!fs::is_directory(source_)) return;
-    for (const fs::directory_entry& entry : fs::directory_iterator(source_)) {
-      if (!belongs_to_model(entry.path())) continue;
-      const MappedFile from(entry.path());
-      AtomicFile to(out_ / entry.path().filename());
-      to.write(from.bytes());
-      to.commit();
-    }
   }
 
   // --- a GGUF file

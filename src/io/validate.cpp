@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "nybble/error.h"
+#include "nybble/format/iq4_nl.h"
 #include "src/io/checked.h"
 
 namespace nybble {
@@ -62,7 +63,9 @@ bool is_fp8(ScaleType type) {
 class MatrixCheck {
  public:
   MatrixCheck(const QuantizedMatrix& matrix, bool signed_scales)
-      : matrix_(matrix), info_(matrix.format.info()), signed_scales_(signed_scales) {
+      : matrix_(matrix),
+        info_(matrix.format.info()),
+        signed_scales_(signed_scales || info_.name == Iq4NlLevels::kName) {
     const auto magnitude = [](float a, float b) { return std::fabs(a) < std::fabs(b); };
     least_ = *std::min_element(info_.levels.begin(), info_.levels.end(), magnitude);
   }

@@ -20,8 +20,8 @@ namespace nybble::test {
 /// A folder of its own for one test, removed with all it holds.
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
-    std::string pattern = testing::TempDir() + "nybble-XXXXXX";
+  explicit TemporaryFolder(const std::string& parent = testing::TempDir()) {
+    std::string pattern = parent + "/nybble-XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp: " + pattern);
     path_ = pattern;
   }
