@@ -18,7 +18,7 @@ body { margin: 0 auto; padding: 16px; max-width: 76rem; background: var(--page);
   font: 16px/1.45 system-ui, sans-serif; -webkit-text-size-adjust: 100%; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; overflow-wrap: anywhere; }
 p, li, dd, dt { overflow-wrap: anywhere; }
 p { margin: .25rem 0 .75rem; }
 .muted { color: var(--muted); fill: var(--muted); }
@@ -79,9 +79,10 @@ std::string percent(std::size_t part, std::size_t whole) {
 
 std::string breakable(const std::string& text) {
   std::string out;
-  for (const char c : text) {
-    out += c;
-    if (c == '.') out += "<wbr/>";
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    out += text[i];
+    const bool number = i + 1 < text.size() && text[i + 1] >= '0' && text[i + 1] <= '9';
+    if (text[i] == '.' && !number) out += "<wbr/>";
   }
   return out;
 }

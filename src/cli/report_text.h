@@ -23,7 +23,7 @@ std::string shape_of(const Json& entry);
 std::string with_thousands(std::size_t count);
 /// "12.5 %"; "-" of nothing.
 std::string percent(std::size_t part, std::size_t whole);
-/// A name may be broken after its dots.
+/// A name may be broken after its dots, a number may not.
 std::string breakable(const std::string& text);
 
 }  // namespace nybble::cli

@@ -1,7 +1,7 @@
 #!/bin/sh
 # usage: checkpoint_test.sh NYBBLE_BINARY MODEL_DIR
-# nybble inspect, check and diff from outside: exit codes, messages, JSON keys, on the demo model and
-# on checkpoints made with printf.
+# nybble inspect, check, diff and convert from outside: exit codes, messages, JSON keys, on the demo
+# model, on what quantize makes of it, and on checkpoints made with printf.
 set -u
 program=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 model=$(cd "$2" && pwd)
@@ -94,5 +94,56 @@ expect_printed 1 '"max_error":null' -- \
 expect_exit 2 'nothing' diff good.safetensors other.safetensors --layer nothing
 expect_exit 3 'missing' diff good.safetensors missing
 expect_exit 2 'B' diff good.safetensors
+
+# --- quantized
+"$program" quantize "$model" --format int4:group=64 --out int4 >out || fail 'quantize to int4'
+"$program" quantize "$model" --format nvfp4 --layout modelopt_nvfp4 --out nvfp4 >out ||
+  fail 'quantize to nvfp4'
+expect_output '"layout":"nybble","format":"int4:group=64","shape":[128,384]' '"layers":28' \
+  '"bits_per_weight":4.25' '"zero_points":null' '"octaves":{' -- inspect int4 --json
+expect_printed 0 'layout       modelopt_nvfp4' 'tensor scale' '14:     -4 ###' \
+  'scales by their power of two' '1 quantized layers: 49152 weights, 4.500 bits each' -- \
+  inspect nvfp4 --layer '*.0.mlp.down_proj'
+expect_printed 0 'good: 28 quantized layers and 10 other tensors checked: 0 errors, 0 warnings' -- \
+  check int4 --strict
+# Each has a scale of its own.
+expect_printed 0 'note: model.layers.0.self_attn.k_proj: tensor scale is ' ' of model.layers.0.mlp' \
+  '0 errors, 0 warnings, 8 notes' -- check nvfp4
+expect_printed 1 '38 compared: 10 identical, 0 more' -- diff "$model" int4
+expect_printed 0 '0 below 15 dB' -- diff "$model" int4 --tolerance-db 15
+# Relative to the original, whichever is first.
+"$program" diff "$model" int4 --json >out
+"$program" diff int4 "$model" --json >err
+expect_same 'diff the other way' "$(tr ',' '\n' <out | grep sqnr)" "$(tr ',' '\n' <err | grep sqnr)"
+
+# What a reader would take for damage: told from what can be read, the layout named.
+mkdir nan
+codes='\042\042\042\042\042\042\042\042\042\042\042\042\042\042\042\042'
+safetensors nan/model.safetensors up_proj.weight_packed U8 '2, 16' "$codes$codes" \
+  up_proj.weight_scale U8 '2, 1' '\377\001'
+printf '{"hidden_size": 64}' >nan/config.json
+expect_printed 1 'error: up_proj: number of inputs is 32, expected 64, as the model' \
+  'error: up_proj: scales[0, 0] is nan, expected a finite number' \
+  'warning: up_proj: scales[1, 0] is 2^-126, expected 2^-27 to 2^13' '2 errors, 1 warnings' -- \
+  check nan --layout compressed_tensors_mxfp4
+
+# --- convert
+expect_output '"layout":"gptq","layers":28,"tensors":10' -- \
+  convert int4 --layout gptq --out gptq --json
+expect_printed 0 '28 layers in layout nybble' -- convert gptq --layout nybble --out back
+cmp int4/model.safetensors back/model.safetensors && echo 'ok: there and back'
+expect_printed 0 '38 compared: 38 identical' -- diff int4 gptq
+grep -q '"quant_method": "gptq"' gptq/config.json || fail 'quantization_config of gptq'
+expect_printed 0 'layout gguf' -- convert nvfp4 --layout gguf --out nvfp4.gguf
+expect_printed 0 '38 compared: 38 identical' -- diff nvfp4 nvfp4.gguf
+expect_exit 2 'int5' convert int4 --layout awq_gemm --requantize int5 --out no
+expect_exit 2 'layers.0.*nf4' convert int4 --layout bitsandbytes --out no
+expect_exit 2 'unknown layout.*no_such' convert int4 --layout no_such --out no
+expect_exit 2 'no quantized layers' convert "$model" --layout gptq --out no
+expect_exit 2 'gptq' convert int4 --layout gptq_v2 --out gptq
+[ -e no ] && fail 'something was written in spite of an error'
+expect_printed 0 'layout bitsandbytes' -- \
+  convert int4 --layout bitsandbytes --requantize nf4/rtn --out nf4
+expect_printed 0 '0 below 15 dB' -- diff int4 nf4 --tolerance-db 15
 
 finish

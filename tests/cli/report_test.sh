@@ -49,6 +49,19 @@ done
   --out three.html || fail 'report --threads 3'
 cmp page.html three.html || fail 'the page with three threads'
 
+# Quantized: histograms, and errors from the events or from the original.
+"$program" quantize "$model" --format int4 --rule '*.down_proj=nvfp4' --out quantized --json \
+  >events.jsonl || fail 'quantize'
+"$program" report quantized --events events.jsonl --out events.html --json events.json ||
+  fail 'report --events'
+expect_in events.html 'measured while quantizing' 'peak memory' '<h2>Time</h2>' 'Levels of nvfp4' \
+  'Scales of int4' 'worst layer'
+"$program" report quantized --original "$model" --out quantized.html --json quantized.json ||
+  fail 'report of a quantized model'
+expect_in quantized.html 'compared with the original' 'Levels of nvfp4' '<td>exact</td>'
+expect_same 'layers of either' "$(grep -c '"sqnr_db": [0-9]' events.json)" \
+  "$(grep -c '"sqnr_db": [0-9]' quantized.json)"
+
 # Names that would be markup; a file without any quantized layer and without an original.
 long='a&b'
 for i in 1 2 3 4 5 6 7; do long="${long}_b_b_b_b_b_b_b_b_b_b"; done
@@ -59,7 +72,7 @@ expect_in hostile.html '&lt;script&gt;alert(1)&lt;/script&gt;' 'a&amp;b_b_b_b' '
 grep -q -F '<script' hostile.html && fail 'markup from a file in the page'
 
 if command -v xmllint >/dev/null 2>&1; then
-  for page in page.html hostile.html; do
+  for page in page.html hostile.html events.html quantized.html; do
     xmllint --noout --nonet "$page" >xml.txt 2>&1 || fail "$page: $(head -n 3 xml.txt)"
   done
   echo 'ok: well formed'
@@ -72,10 +85,13 @@ mkdir nothing
 printf '[1]' >array.json
 printf '{"results":[{"format":"int4"}]}' >lacking.json
 printf '{' >broken.json
+printf '{"event":"start"}\n{"name":1}\n' >broken.jsonl
 expect_exit 3 'array.json.*results' report "$model" --sweep array.json --out nothing/page.html
 expect_exit 3 'lacking.json: results\[0\].*method' \
   report "$model" --sweep lacking.json --out nothing/page.html
 expect_exit 3 'broken.json' report "$model" --sweep broken.json --out nothing/page.html
+expect_exit 3 'broken.jsonl: line 2.*event' \
+  report "$model" --events broken.jsonl --out nothing/page.html
 expect_exit 3 'missing' report missing --out nothing/page.html
 expect_exit 3 'missing' report "$model" --original missing --out nothing/page.html
 expect_exit 3 'nowhere' report "$model" --out nowhere/page.html
@@ -142,10 +158,12 @@ HTML
   browse --dump-dom "file://$scratch/frame.html" | sed -n 's/.*<p id="out">\(.*\)<\/p>.*/\1/p'
 }
 expect_same 'the page on a phone' "$(measure page.html)" 'width 390 text fine'
+expect_same 'the page of a quantized model' "$(measure quantized.html)" 'width 390 text fine'
 expect_same 'the page of hostile names on a phone' "$(measure hostile.html)" 'width 390 text fine'
 # To be looked at.
 if [ -n "${NYBBLE_REPORT_DIR:-}" ]; then
-  cp page.html phone.png desk.png dark.png "$NYBBLE_REPORT_DIR"
+  screenshot quantized.html 390 quantized.png
+  cp quantized.html quantized.png page.html phone.png desk.png dark.png "$NYBBLE_REPORT_DIR"
 fi
 
 finish
