@@ -66,6 +66,7 @@ class Nvfp4 final : public RefusingLayout {
     judge_tensor_scales(source, modules, kGlobalScale, true, evidence);
     return evidence;
   }
+  [[nodiscard]] bool holds_divisor() const override { return true; }
   [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override;
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& /*format*/,
