@@ -79,6 +79,16 @@ struct CodesToFloatArgs {
   float* values;  ///< (level - zero) * (scale * tensor_scale)
 };
 
+/// What became of a row: sums of squares in f32, in 16 interleaved partial sums added pairwise as
+/// GroupErrorsArgs': the same on every target.
+struct SquaredErrorArgs {
+  const float* x;
+  const float* y;
+  std::size_t count;
+  float* signal;  ///< of x
+  float* noise;   ///< of x - y
+};
+
 struct RoundBf16Args {
   const float* x;
   std::size_t count;

@@ -134,3 +134,27 @@ inline void group_errors(const GroupErrorsArgs& args) noexcept {
     args.negative_errors[c] = reduce_add(negative_sum);
   }
 }
+
+NYBBLE_INLINE F add_square(F sum, F v) { return add(sum, mul(v, v)); }
+
+inline void squared_error(const SquaredErrorArgs& args) noexcept {
+  F signal[kParts];
+  F noise[kParts];
+  for (std::size_t p = 0; p < kParts; ++p) signal[p] = noise[p] = zero();
+  std::size_t begin = 0;
+  for (; begin + 16 <= args.count; begin += 16) {
+    for (std::size_t p = 0; p < kParts; ++p) {
+      const F x = load(args.x + begin + p * kLanes);
+      signal[p] = add_square(signal[p], x);
+      noise[p] = add_square(noise[p], sub(x, load(args.y + begin + p * kLanes)));
+    }
+  }
+  for (std::size_t p = 0; begin < args.count; ++p, begin += kLanes) {
+    const std::size_t left = args.count - begin;
+    const F x = load_partial(args.x + begin, left);
+    signal[p] = add_square(signal[p], x);
+    noise[p] = add_square(noise[p], sub(x, load_partial(args.y + begin, left)));
+  }
+  *args.signal = reduce_add(signal);
+  *args.noise = reduce_add(noise);
+}

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -53,6 +56,16 @@ class InterruptHandler {
  private:
   struct sigaction before_[2]{};
 };
+
+/// Tensor after tensor needs blocks of the same sizes. Given back to the system each time, their
+/// pages would have to be cleared again: a fifth of all time with round to nearest.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  constexpr int kLargest = 32 << 20;  // the most it takes: larger ones are always given back
+  ::mallopt(M_MMAP_THRESHOLD, kLargest);
+  ::mallopt(M_TRIM_THRESHOLD, 4 * kLargest);
+#endif
+}
 
 double bits_per_weight(std::size_t bytes, std::size_t weights) {
   return weights == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
@@ -207,6 +220,7 @@ void print_done(const Options& options, const CheckpointReport& report) {
 
 CheckpointReport run_plan(const Options& options, const CheckpointPlan& plan, CommandGroup& group) {
   const InterruptHandler handler;
+  keep_freed_memory();
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
   const bool first = group.rank() == 0;
   if (options.json && first) print_start(options, plan, group.size(), executor->concurrency());

@@ -227,6 +227,17 @@ void ShardedWriter::read(std::size_t tensor, std::size_t begin, std::span<std::b
   io::read_at(file.file.get(), from.offset + begin, out, file.path);
 }
 
+void ShardedWriter::begin_flush(std::size_t tensor) noexcept {
+#ifdef SYNC_FILE_RANGE_WRITE
+  const ShardPlan::Place& at = plan_.places[tensor];
+  // Advice: where it fails, flush() does it all.
+  (void)::sync_file_range(files_[at.file].file.get(), static_cast<off_t>(at.offset),
+                          static_cast<off_t>(at.bytes), SYNC_FILE_RANGE_WRITE);
+#else
+  (void)tensor;
+#endif
+}
+
 void ShardedWriter::flush() {
   for (const File& file : files_) {
     if (::fsync(file.file.get()) != 0) io::fail_errno(file.path, "flush", errno);

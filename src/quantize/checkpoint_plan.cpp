@@ -9,6 +9,7 @@
 #include "nybble/error.h"
 #include "src/io/checked.h"
 #include "src/io/shard_index.h"
+#include "src/quantize/divisor_format.h"
 #include "src/quantize/tensor_choice.h"
 #include "src/quantize/written_layer.h"
 #include "src/transform/hadamard.h"
@@ -196,7 +197,11 @@ void CheckpointPlan::Data::decide() {
   std::map<std::string, std::shared_ptr<const Method>> methods;
   // What a rule or an option says is wrong even if nothing needs it.
   const auto format_of = [&](const std::string& spec) {
-    return formats.try_emplace(spec, parse_format(spec)).first->second;
+    AnyFormat format = parse_format(spec);
+    if (layout->holds_divisor() && format.info().tensor_scale) {
+      format = AnyFormat(DivisorFormat(std::move(format)));
+    }
+    return formats.try_emplace(spec, std::move(format)).first->second;
   };
   const auto method_of = [&](const std::string& spec) {
     return methods.try_emplace(spec, std::make_shared<const Method>(spec)).first->second;
@@ -330,8 +335,8 @@ CheckpointPlan::CheckpointPlan(CheckpointPlan&&) noexcept = default;
 CheckpointPlan& CheckpointPlan::operator=(CheckpointPlan&&) noexcept = default;
 CheckpointPlan::~CheckpointPlan() = default;
 
-const std::vector<PlannedTensor>& CheckpointPlan::tensors() const { return data_->tensors; }
-const std::vector<PlannedFile>& CheckpointPlan::files() const { return data_->files; }
+const std::vector<PlannedTensor>& CheckpointPlan::tensors() const& { return data_->tensors; }
+const std::vector<PlannedFile>& CheckpointPlan::files() const& { return data_->files; }
 bool CheckpointPlan::exact() const { return data_->exact; }
 
 }  // namespace nybble

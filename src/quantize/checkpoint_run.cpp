@@ -32,26 +32,35 @@ double seconds_since(Clock::time_point begun) {
   return std::chrono::duration<double>(Clock::now() - begun).count();
 }
 
-/// Another executor that stops when it is told to, also in the middle of a layer.
-class CancellableExecutor final : public Executor {
+/// Another executor that stops when it is told to, also in the middle of a layer, and that does
+/// something else beside the next loop: writing a layer while the next one is quantized.
+class RunExecutor final : public Executor {
  public:
-  CancellableExecutor(Executor& inner, const std::atomic<bool>* cancel)
-      : inner_(inner), cancel_(cancel) {}
+  RunExecutor(Executor& inner, const std::atomic<bool>* cancel) : inner_(inner), cancel_(cancel) {}
   [[nodiscard]] std::size_t concurrency() const noexcept override { return inner_.concurrency(); }
   void parallel_for(std::size_t count, TaskRef task) override {
+    const std::function<void()> beside = std::exchange(beside_, nullptr);
+    const std::size_t extra = beside ? 1 : 0;
     const auto checked = [&](std::size_t i) {
       check();
-      task(i);
+      i < extra ? beside() : task(i - extra);
     };
-    inner_.parallel_for(count, checked);
+    inner_.parallel_for(count + extra, checked);
   }
   void check() const {
     if (cancel_ != nullptr && cancel_->load()) throw Error(ErrorCode::cancelled, "interrupted");
+  }
+  /// One at a time.
+  void do_beside_next(std::function<void()> work) { beside_ = std::move(work); }
+  /// Returns when no such work is left.
+  void finish_beside() {
+    if (const std::function<void()> work = std::exchange(beside_, nullptr)) work();
   }
 
  private:
   Executor& inner_;
   const std::atomic<bool>* cancel_;
+  std::function<void()> beside_;
 };
 
 class OneProcess final : public ProcessGroup {
@@ -211,35 +220,30 @@ class Run {
   }
 
   struct Layer {
-    io::WrittenLayer written;
+    StoredLayer stored;
     SquaredError error;
   };
 
   Layer quantize(std::size_t index) {
     const PlannedTensor& tensor = plan_.tensors[index];
     const CheckpointPlan::Data::Work& item = plan_.work[index];
-    FileRows rows(*item.from.file, *item.from.tensor);
-    Layer out;
-    StoredLayer stored{item.layer, tensor.shape, QuantizedMatrix(*tensor.format), {}};
+    const FileRows rows(*item.from.file, *item.from.tensor);
+    Layer out{{item.layer, tensor.shape, QuantizedMatrix(*tensor.format), {}}, {}};
     if (tensor.method == "rtn") {
-      // Two passes, of which the second should not read the file again.
-      if (tensor.format->info().tensor_scale) rows.keep(buffer_, executor_);
-      stored.weight =
+      out.stored.weight =
           quantize_rtn(rows, *tensor.format, executor_, {.tensor_name = tensor.name}, &out.error);
-    } else {
-      buffer_ = {};
-      std::optional<Calibration> calibration;
-      if (item.method->calibrated()) {
-        calibration = plan_.inputs.read(item.layer, rows.cols(), executor_);
-      }
-      QuantizedLayer layer = quantize_layer(
-          rows.values(executor_), rows.rows(), rows.cols(), *tensor.format, *item.method,
-          calibration ? &*calibration : nullptr, executor_, {.name = tensor.name});
-      stored.weight = std::move(layer.weight);
-      stored.transforms = std::move(layer.transforms);
-      out.error = squared_error(rows, stored.weight, stored.transforms, executor_);
+      return out;
     }
-    out.written = plan_.layout->write(stored);
+    std::optional<Calibration> calibration;
+    if (item.method->calibrated()) {
+      calibration = plan_.inputs.read(item.layer, rows.cols(), executor_);
+    }
+    QuantizedLayer layer = quantize_layer(
+        rows.values(executor_), rows.rows(), rows.cols(), *tensor.format, *item.method,
+        calibration ? &*calibration : nullptr, executor_, {.name = tensor.name});
+    out.stored.weight = std::move(layer.weight);
+    out.stored.transforms = std::move(layer.transforms);
+    out.error = squared_error(rows, out.stored.weight, out.stored.transforms, executor_);
     return out;
   }
 
@@ -281,13 +285,14 @@ class Run {
   void make_part(std::size_t i) {
     const Clock::time_point begun = Clock::now();
     const Layer layer = quantize(i);
+    const io::WrittenLayer written = plan_.layout->write(layer.stored);
     SafetensorsWriter part(work_.part(i));
     std::size_t bytes = 0;
-    for (const io::OwnedTensor& tensor : layer.written.tensors) {
+    for (const io::OwnedTensor& tensor : written.tensors) {
       part.add(tensor.name, tensor.type, tensor.shape, tensor.bytes);
       bytes += tensor.bytes.size();
     }
-    for (const auto& [key, value] : layer.written.metadata) part.set_metadata(key, value);
+    for (const auto& [key, value] : written.metadata) part.set_metadata(key, value);
     part.set_metadata(kPartKey, json({layer.error.signal, layer.error.noise}).dump());
     part.finish();
     tell(i, begun, layer.error, bytes);
@@ -344,34 +349,73 @@ class Run {
     for (const std::size_t i : pending) resumed_ -= plan_.tensors[i].exact ? 1 : 0;
     for_each_tensor(mine, [&](std::size_t i) {
       const Clock::time_point begun = Clock::now();
-      const JournalEntry entry = fill(i, written[i]);
-      work_.append(group_.rank(), i, entry);
-      if (plan_.tensors[i].exact) tell(i, begun, entry.error, plan_.tensors[i].bytes);
+      if (!plan_.tensors[i].exact || !plan_.tensors[i].format) {
+        finish_writing();
+        const JournalEntry entry = copy(i);
+        work_.append(group_.rank(), i, entry);
+        if (plan_.tensors[i].exact) tell(i, begun, entry.error, plan_.tensors[i].bytes);
+        return;
+      }
+      if (!fits_beside(i)) finish_writing();
+      Layer layer = quantize(i);
+      finish_writing();
+      writing_.emplace(Writing{i, begun, std::move(layer)});
+      executor_.do_beside_next([&] { write_layer(written[writing_->tensor]); });
     });
+    finish_writing();
     writer_->flush();
     barrier();
   }
 
-  JournalEntry fill(std::size_t i, const std::vector<TensorToWrite>& written) {
+  /// A layer whose bytes are being written while the next one is quantized.
+  struct Writing {
+    std::size_t tensor;
+    Clock::time_point begun;
+    Layer layer;
+  };
+
+  /// Whether there is memory for what is being written besides what this layer needs: twice its
+  /// bytes, which round to nearest makes up for by reading a few rows at a time.
+  [[nodiscard]] bool fits_beside(std::size_t i) const {
+    constexpr std::size_t kAlways = std::size_t{24} << 20;
+    return !writing_ || plan_.tensors[i].method == "rtn" ||
+           plan_.tensors[writing_->tensor].bytes <= kAlways;
+  }
+
+  /// What is being written is there now, and told about.
+  void finish_writing() {
+    executor_.finish_beside();
+    if (!writing_) return;
+    const Writing written = *std::exchange(writing_, std::nullopt);
+    tell(written.tensor, written.begun, written.layer.error, plan_.tensors[written.tensor].bytes);
+  }
+
+  void write_layer(const std::vector<TensorToWrite>& planned) {
+    const std::size_t i = writing_->tensor;
+    const io::WrittenLayer layer = plan_.layout->write(writing_->layer.stored);
+    if (!same_tensors(tensors_of(layer), planned)) {
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("{}: layout '{}' made other tensors of it than planned",
+                              plan_.tensors[i].name, plan_.layout->name()));
+    }
+    ContentHash hash;
+    for (std::size_t t = 0; t < planned.size(); ++t) {
+      const std::span<const std::byte> bytes = layer.tensors[t].bytes;
+      for_each_piece(bytes.size(), [&](std::size_t begin, std::size_t count) {
+        const std::span<const std::byte> piece = bytes.subspan(begin, count);
+        writer_->write(first_[i] + t, begin, piece);
+        hash.add(piece);
+      });
+      writer_->begin_flush(first_[i] + t);
+    }
+    work_.append(group_.rank(), i, {hash.value(), writing_->layer.error});
+  }
+
+  /// A tensor that is copied, or one whose part was made before.
+  JournalEntry copy(std::size_t i) {
     JournalEntry entry;
     ContentHash hash;
-    if (plan_.tensors[i].exact && plan_.tensors[i].format) {
-      const Layer layer = quantize(i);
-      if (!same_tensors(tensors_of(layer.written), written)) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("{}: layout '{}' made other tensors of it than planned",
-                                plan_.tensors[i].name, plan_.layout->name()));
-      }
-      for (std::size_t t = 0; t < written.size(); ++t) {
-        const std::span<const std::byte> bytes = layer.written.tensors[t].bytes;
-        for_each_piece(bytes.size(), [&](std::size_t begin, std::size_t count) {
-          const std::span<const std::byte> piece = bytes.subspan(begin, count);
-          writer_->write(first_[i] + t, begin, piece);
-          hash.add(piece);
-        });
-      }
-      entry.error = layer.error;
-    } else if (plan_.tensors[i].exact) {
+    if (plan_.tensors[i].exact) {
       copy(*plan_.work[i].from.file, *plan_.work[i].from.tensor, first_[i], hash);
     } else {
       const TensorFile part(work_.part(i));
@@ -398,6 +442,7 @@ class Run {
       writer_->write(to, begin, piece);
       hash.add(piece);
     });
+    writer_->begin_flush(to);
   }
 
   /// Counts what is going to be told about: parts are when they are made, not when they are copied.
@@ -457,13 +502,14 @@ class Run {
 
   const CheckpointPlan::Data& plan_;
   const RunOptions& options_;
-  CancellableExecutor executor_;
+  RunExecutor executor_;
   OneProcess alone_;
   ProcessGroup& group_;
   WorkFolder work_;
   std::optional<ShardedWriter> writer_;
   std::vector<std::size_t> first_, counts_;  ///< of a tensor: its place among all written
   Done done_;
+  std::optional<Writing> writing_;
   std::vector<std::byte> buffer_;
   TensorDone progress_;
   std::size_t resumed_ = 0;

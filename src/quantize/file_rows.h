@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <span>
 #include <vector>
 
 #include "nybble/io/tensor_file.h"
@@ -18,9 +17,6 @@ class FileRows final : public WeightRows {
   [[nodiscard]] std::size_t rows() const override { return rows_; }
   [[nodiscard]] std::size_t cols() const override { return cols_; }
   MatrixView read(std::size_t begin, std::size_t count, ReadBuffer& scratch) const override;
-
-  /// Reads the whole tensor into `bytes`, as the file has it: what rows come from from now on.
-  void keep(std::vector<std::byte>& bytes, Executor& executor);
   /// All values as f32.
   [[nodiscard]] std::vector<float> values(Executor& executor) const;
 
@@ -28,7 +24,6 @@ class FileRows final : public WeightRows {
   const TensorFile* file_;
   const TensorInfo* tensor_;
   std::size_t rows_, cols_, row_bytes_;
-  std::span<const std::byte> kept_;
 };
 
 }  // namespace nybble

@@ -31,8 +31,7 @@ float row_amax(const kernels::KernelTable& table, const float* x, std::size_t co
   return largest;
 }
 
-float tensor_amax(const WeightRows& weight, const kernels::KernelTable& table,
-                  Executor& executor) {
+float tensor_amax(const WeightRows& weight, const kernels::KernelTable& table, Executor& executor) {
   std::vector<float> largest(weight.rows());
   for_each_row(
       weight, executor, [] { return 0; },
@@ -86,7 +85,7 @@ QuantizedMatrix quantize(const WeightRows& weight, const AnyFormat& format, Exec
     if (error != nullptr) {
       table.codes_to_float({work.codes.data(), out.cols, out.group, info.levels.data(),
                             work.choices.data(), out.tensor.scale, work.decoded.data()});
-      errors[row] = squared_error(x, work.decoded.data(), out.cols);
+      errors[row] = squared_error(table, x, work.decoded.data(), out.cols);
     }
     if (info.double_quantized) {
       for (std::size_t g = 0; g < out.groups; ++g) {

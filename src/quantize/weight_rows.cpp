@@ -13,30 +13,16 @@ double SquaredError::sqnr_db() const {
   return 10 * std::log10(signal / noise);
 }
 
-SquaredError squared_error(const float* x, const float* decoded, std::size_t count) {
-  constexpr std::size_t kParts = 8;
+SquaredError squared_error(const kernels::KernelTable& table, const float* x, const float* decoded,
+                           std::size_t count) {
   constexpr std::size_t kRun = 512;
   SquaredError out;
   for (std::size_t begin = 0; begin < count; begin += kRun) {
-    const std::size_t end = std::min(count, begin + kRun);
-    float signal[kParts] = {};
-    float noise[kParts] = {};
-    std::size_t i = begin;
-    for (; i + kParts <= end; i += kParts) {
-      for (std::size_t p = 0; p < kParts; ++p) {
-        const float error = x[i + p] - decoded[i + p];
-        signal[p] += x[i + p] * x[i + p];
-        noise[p] += error * error;
-      }
-    }
-    for (; i < end; ++i) {
-      const float error = x[i] - decoded[i];
-      signal[0] += x[i] * x[i];
-      noise[0] += error * error;
-    }
-    for (std::size_t p = 0; p < kParts; ++p) {
-      out += {static_cast<double>(signal[p]), static_cast<double>(noise[p])};
-    }
+    float signal = 0;
+    float noise = 0;
+    table.squared_error(
+        {x + begin, decoded + begin, std::min(kRun, count - begin), &signal, &noise});
+    out += {static_cast<double>(signal), static_cast<double>(noise)};
   }
   return out;
 }
@@ -62,7 +48,7 @@ SquaredError squared_error(const WeightRows& weight, const QuantizedMatrix& matr
     table.codes_to_float({work.codes.data(), matrix.cols, matrix.group, info.levels.data(),
                           work.choices.data(), matrix.tensor.scale, work.decoded.data()});
     if (transformed) apply_input_transposed(transforms, work.decoded.data(), matrix.cols);
-    errors[row] = squared_error(x, work.decoded.data(), matrix.cols);
+    errors[row] = squared_error(table, x, work.decoded.data(), matrix.cols);
   });
   SquaredError sum;
   for (const SquaredError& error : errors) sum += error;

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "nybble/executor.h"
 #include "nybble/quantize/rtn.h"
 #include "nybble/transform/transform.h"
@@ -39,8 +40,7 @@ class MatrixRows final : public WeightRows {
   explicit MatrixRows(MatrixView matrix) : matrix_(matrix) {}
   [[nodiscard]] std::size_t rows() const override { return matrix_.rows; }
   [[nodiscard]] std::size_t cols() const override { return matrix_.cols; }
-  MatrixView read(std::size_t begin, std::size_t count,
-                  ReadBuffer& /*scratch*/) const override {
+  MatrixView read(std::size_t begin, std::size_t count, ReadBuffer& /*scratch*/) const override {
     return {matrix_.row(begin), count, matrix_.cols, matrix_.stride};
   }
 
@@ -82,8 +82,9 @@ struct SquaredError {
   [[nodiscard]] double sqnr_db() const;
 };
 
-/// Of one row and what it decoded to. Added up in f32 in 8 interleaved parts of up to 512 values.
-SquaredError squared_error(const float* x, const float* decoded, std::size_t count);
+/// Of one row and what it decoded to. Added up in f32 by runs of 512 values.
+SquaredError squared_error(const kernels::KernelTable& table, const float* x, const float* decoded,
+                           std::size_t count);
 
 /// Of `weight` and what `matrix` behind `transforms` computes with, a few rows in memory at a time.
 /// The same for any number of threads.

@@ -300,6 +300,33 @@ TEST(Slots, CodesToFloat) {
   });
 }
 
+TEST(Slots, SquaredError) {
+  on_every_target("squared_error", [](const kernels::KernelTable& table) {
+    for (const std::size_t count : {1U, 7U, 16U, 23U, 33U, 512U}) {
+      const auto x = test::normal_values(count, count);
+      const auto y = test::normal_values(count, count + 1);
+      // 16 interleaved sums, then i with i + 8, + 4, + 2, + 1.
+      float signal[16] = {};
+      float noise[16] = {};
+      for (std::size_t i = 0; i < count; ++i) {
+        signal[i % 16] += x[i] * x[i];
+        noise[i % 16] += (x[i] - y[i]) * (x[i] - y[i]);
+      }
+      for (std::size_t half = 8; half > 0; half /= 2) {
+        for (std::size_t i = 0; i < half; ++i) {
+          signal[i] += signal[i + half];
+          noise[i] += noise[i + half];
+        }
+      }
+      float got_signal = -1;
+      float got_noise = -1;
+      table.squared_error({x.data(), y.data(), count, &got_signal, &got_noise});
+      ASSERT_EQ(got_signal, signal[0]) << count;
+      ASSERT_EQ(got_noise, noise[0]) << count;
+    }
+  });
+}
+
 TEST(Slots, CodesToBf16) {
   on_every_target("codes_to_bf16", [](const kernels::KernelTable& table) {
     for (const std::string& spec : specs()) {

@@ -79,6 +79,9 @@ class ShardedWriter {
   void write(std::size_t tensor, std::size_t begin, std::span<const std::byte> bytes);
   /// Fills `out` with what was written. Throws as write().
   void read(std::size_t tensor, std::size_t begin, std::span<std::byte> out) const;
+  /// Asks the system to bring a tensor to the disk, and returns at once: flush() has less to wait
+  /// for.
+  void begin_flush(std::size_t tensor) noexcept;
   /// Brings what was written to the disk. Throws io.
   void flush();
   /// flush(), then renames. Calling it again, or from another process where one died in it, ends

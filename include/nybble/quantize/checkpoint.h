@@ -68,9 +68,12 @@ class CheckpointPlan {
   ~CheckpointPlan();
 
   /// In the order of the files.
-  [[nodiscard]] const std::vector<PlannedTensor>& tensors() const;
+  [[nodiscard]] const std::vector<PlannedTensor>& tensors() const&;
+  /// A loop over a temporary's tensors would read what is gone.
+  const std::vector<PlannedTensor>& tensors() && = delete;
   /// Sorted by name. Sizes are at least these where exact() is false.
-  [[nodiscard]] const std::vector<PlannedFile>& files() const;
+  [[nodiscard]] const std::vector<PlannedFile>& files() const&;
+  const std::vector<PlannedFile>& files() && = delete;
   [[nodiscard]] bool exact() const;
 
   struct Data;
@@ -103,10 +106,10 @@ class ProcessGroup {
 };
 
 struct RunOptions {
-  std::filesystem::path out;                  ///< a folder, created if need be
+  std::filesystem::path out = {};             ///< a folder, created if need be
   bool resume = false;                        ///< continue what an earlier run began
   const std::atomic<bool>* cancel = nullptr;  ///< becomes true: stop
-  std::function<void(const TensorDone&)> on_tensor;
+  std::function<void(const TensorDone&)> on_tensor = {};
   ProcessGroup* group = nullptr;  ///< null: this process alone
 };
 
@@ -124,9 +127,10 @@ struct CheckpointReport {
 };
 
 /// Does what a plan says, one tensor at a time with all threads of `executor`. Results are the same
-/// bytes for any number of threads and processes, and however often it was interrupted. Besides its
-/// output and the calibration it needs, memory holds one tensor: for `rtn` as the file has it, a
-/// few rows at a time where the format has no tensor scale; for other methods in f32.
+/// bytes for any number of threads and processes, and however often it was interrupted. Memory
+/// holds, besides the calibration that is needed, three times the largest output (13.5 bits a
+/// weight for INT4) for `rtn`, which reads a few rows at a time; for other methods one tensor in
+/// f32 and its output.
 ///
 /// Until everything is done there is only the folder `.nybble-parts` in `out`; it keeps what is
 /// done when a run ends early, for `resume`. Throws bad_option where `out` holds a checkpoint, a

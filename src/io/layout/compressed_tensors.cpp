@@ -68,6 +68,7 @@ class Nvfp4 final : public RefusingLayout {
     judge_tensor_scales(source, modules, kGlobalScale, true, evidence);
     return evidence;
   }
+  [[nodiscard]] bool holds_divisor() const override { return true; }
   [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
   [[nodiscard]] AnyFormat format_for(const AnyFormat& format) const override {
     return format.info().spec == "nvfp4" ? parse_format("nvfp4:tensor=divisor") : format;

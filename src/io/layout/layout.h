@@ -90,6 +90,9 @@ class Layout {
   /// Throws unsupported, with the reason, where this layout cannot hold a weight of that format and
   /// shape: known before the work starts.
   virtual void check(const AnyFormat& format, std::span<const std::size_t> shape) const = 0;
+  /// Whether its files hold the reciprocal of a tensor scale: quantizers must then choose one that
+  /// is the reciprocal of an f32 (TensorScale::divisor).
+  [[nodiscard]] virtual bool holds_divisor() const { return false; }
   /// Without loss. Throws unsupported naming the layer where this layout cannot hold it.
   [[nodiscard]] virtual WrittenLayer write(const StoredLayer& layer) const = 0;
   /// quantization_config for config.json. `format` is that of the layers, `plain` the modules with
