@@ -56,7 +56,7 @@ void run(int argc, char** argv) {
   flags.add_method(quantize_command);
   flags.add_calibration(quantize_command);
   llama::add_window(quantize_command, quantize_window, "Tokens a calibration window");
-  quantize_command.add_option("--out", out, "Folder to write")->required();
+  quantize_command.add_option("--out", out, "Folder to write, or a .gguf file")->required();
 
   llama::CompareOptions compare;
   CLI::App& compare_command =

@@ -26,9 +26,10 @@ Model::Model(std::shared_ptr<const Weights> weights,
     const BlockWeights& from = weights_->blocks[b];
     Block& block = blocks_.emplace_back(Block{&from, {}});
     for (std::size_t i = 0; i < kLinearCount; ++i) {
-      block.linear.push_back(quantized ? LinearLayer(from.linear[i], quantized->blocks[b][i],
-                                                     settings_.linear, executor)
-                                       : LinearLayer(from.linear[i]));
+      const bool in_four_bits = quantized && quantized->blocks[b][i].has_value();
+      block.linear.push_back(in_four_bits ? LinearLayer(from.linear[i], *quantized->blocks[b][i],
+                                                        settings_.linear, executor)
+                                          : LinearLayer(from.linear[i]));
     }
   }
 }

@@ -171,7 +171,9 @@ QuantizedWeights quantize_weights(const BlockSource& source, const QuantizeSetti
   QuantizedWeights out{
       settings.format, settings.method->spec(), model.linear.path, model.linear.activations, {}, 0};
   for (std::size_t i = 0; i < source.config.layers; ++i) {
-    out.blocks.push_back(quantizer.quantize(i));
+    std::vector<nybble::QuantizedLayer> layers = quantizer.quantize(i);
+    auto& block = out.blocks.emplace_back();
+    for (nybble::QuantizedLayer& layer : layers) block.emplace_back(std::move(layer));
   }
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
   return out;

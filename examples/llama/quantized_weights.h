@@ -21,15 +21,16 @@ std::string linear_name(std::size_t block, LinearIndex index);
 /// Outputs and inputs.
 std::pair<std::size_t, std::size_t> linear_shape(const Config& config, LinearIndex index);
 
-/// All linear layers of a model in 4 bits: what `quantize` makes, a checkpoint holds and Model
+/// The linear layers of a model in 4 bits: what `quantize` makes, a checkpoint holds and Model
 /// runs.
 struct QuantizedWeights {
-  nybble::AnyFormat format;
+  nybble::AnyFormat format;  ///< of checkpoints that mix several: the first layer's
   std::string method;
   /// What it was made for, and runs with where nothing else is asked for.
   nybble::Path path = nybble::Path::a8;
   std::optional<nybble::AnyFormat> activations;
-  std::vector<std::vector<nybble::QuantizedLayer>> blocks;  ///< by LinearIndex
+  /// By LinearIndex. None: that layer is not quantized.
+  std::vector<std::vector<std::optional<nybble::QuantizedLayer>>> blocks;
   double seconds = 0;  ///< that making it took, calibration included; 0 if it was loaded
 };
 

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
+#include "gguf_model.h"
 #include "nybble/error.h"
-#include "quantized_checkpoint.h"
+#include "nybble/format/registry.h"
 
 namespace llama {
 
@@ -36,25 +39,90 @@ std::pair<std::size_t, std::size_t> linear_shape(const Config& config, LinearInd
   }
 }
 
-WeightsReader::WeightsReader(const std::filesystem::path& directory)
-    : directory_(directory),
-      config_(load_config(directory)),
-      checkpoint_(directory),
-      quantized_(is_quantized(checkpoint_)) {}
+WeightsReader::WeightsReader(const std::filesystem::path& path)
+    : path_(path),
+      checkpoint_(path),
+      gguf_(is_gguf(path)),
+      config_(gguf_ ? gguf_config(checkpoint_, path.string()) : load_config(path)),
+      quantized_(false) {
+  for (std::size_t block = 0; block < config_.layers; ++block) {
+    for (std::size_t i = 0; i < kLinearCount; ++i) {
+      const std::string name = linear_name(block, static_cast<LinearIndex>(i));
+      quantized_ = quantized_ || find_layer(name) != nullptr;
+    }
+  }
+}
+
+std::string WeightsReader::file_name(const std::string& name) const {
+  return gguf_ ? gguf_name(name) : name;
+}
+
+const nybble::QuantizedCheckpoint::LayerEntry* WeightsReader::find_layer(
+    const std::string& module) const {
+  const std::string name = file_name(module);
+  const auto& layers = checkpoint_.layers();
+  const auto found = std::find_if(layers.begin(), layers.end(),
+                                  [&](const auto& layer) { return layer.name == name; });
+  return found == layers.end() ? nullptr : &*found;
+}
+
+void WeightsReader::expect_shape(const std::string& name, const std::vector<std::size_t>& found,
+                                 const std::vector<std::size_t>& expected) const {
+  if (found == expected) return;
+  throw Error(ErrorCode::bad_shape,
+              fmt::format("{}: {} has shape [{}], expected [{}] by config.json", path_.string(),
+                          name, fmt::join(found, ", "), fmt::join(expected, ", ")));
+}
+
+nybble::QuantizedLayer WeightsReader::layer(const std::string& module, std::size_t rows,
+                                            std::size_t cols) const {
+  nybble::StoredLayer stored = checkpoint_.read(file_name(module));
+  // Early checkpoints of nybble's own do not say how many columns are padding.
+  const std::vector<std::string>& tensors = find_layer(module)->tensors;
+  const bool early =
+      checkpoint_.metadata().contains("nybble.version") &&
+      std::find(tensors.begin(), tensors.end(), module + ".weight.shape") == tensors.end();
+  if (early && stored.weight.rows == rows &&
+      nybble::QuantizedMatrix(stored.weight.format, rows, cols).padded_cols ==
+          stored.weight.padded_cols) {
+    stored.weight.cols = cols;
+    stored.shape = {rows, cols};
+  }
+  expect_shape(module, stored.shape, {rows, cols});
+  if (gguf_) {
+    const std::vector<std::uint32_t> order = gguf_row_order(module, config_);
+    if (!order.empty()) stored.weight = nybble::select_rows(stored.weight, order);
+  }
+  return {std::move(stored.weight), std::move(stored.transforms), {}, 0};
+}
 
 std::vector<float> WeightsReader::values(const std::string& name,
                                          const std::vector<std::size_t>& shape) const {
-  const nybble::TensorView* tensor = checkpoint_.find(name);
-  if (tensor == nullptr) {
-    throw Error(ErrorCode::bad_file, fmt::format("{}: no tensor {}", directory_.string(), name));
+  const std::string stored_name = file_name(name);
+  const auto& tensors = checkpoint_.tensors();
+  const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                  [&](const auto& tensor) { return tensor.name == stored_name; });
+  if (found == tensors.end()) {
+    // Embeddings and heads that are quantized are used in f32 here.
+    const std::string module = name.substr(0, name.rfind(".weight"));
+    if (shape.size() == 2 && find_layer(module) != nullptr) {
+      nybble::SerialExecutor serial;
+      return nybble::effective_weight(layer(module, shape[0], shape[1]), serial);
+    }
+    throw Error(ErrorCode::bad_file, fmt::format("{}: no tensor {}", path_.string(), stored_name));
   }
-  if (tensor->shape != shape) {
-    throw Error(
-        ErrorCode::bad_shape,
-        fmt::format("{}: {} has shape [{}], expected [{}] by config.json", directory_.string(),
-                    name, fmt::join(tensor->shape, ", "), fmt::join(shape, ", ")));
+  expect_shape(name, found->shape, shape);
+  std::vector<float> out = checkpoint_.read_f32(stored_name);
+  const std::vector<std::uint32_t> order =
+      gguf_ ? gguf_row_order(name, config_) : std::vector<std::uint32_t>();
+  if (order.empty()) return out;
+  std::vector<float> ordered;
+  ordered.reserve(out.size());
+  const std::size_t width = out.size() / order.size();
+  for (const std::uint32_t row : order) {
+    ordered.insert(ordered.end(), out.data() + row * width, out.data() + (row + 1) * width);
   }
-  return nybble::to_f32(*tensor);
+  return ordered;
 }
 
 Tensor WeightsReader::tensor(const std::string& name, std::size_t rows, std::size_t cols) const {
@@ -65,8 +133,9 @@ LinearWeights WeightsReader::linear(std::size_t block, LinearIndex index) const 
   const auto [rows, cols] = linear_shape(config_, index);
   const std::string name = linear_name(block, index);
   const bool bias = index < kGate ? config_.attention_bias : config_.mlp_bias;
+  const bool quantized = find_layer(name) != nullptr;
   return {
-      quantized_ ? Tensor{name + ".weight", rows, cols, {}} : tensor(name + ".weight", rows, cols),
+      quantized ? Tensor{name + ".weight", rows, cols, {}} : tensor(name + ".weight", rows, cols),
       bias ? values(name + ".bias", {rows}) : std::vector<float>{}};
 }
 
@@ -94,8 +163,46 @@ BlockWeights WeightsReader::block(std::size_t index) const {
   return block;
 }
 
-std::shared_ptr<const Weights> load_weights(const std::filesystem::path& directory) {
-  const WeightsReader reader(directory);
+QuantizedWeights WeightsReader::quantized_weights() const {
+  std::optional<nybble::AnyFormat> first;
+  std::string layout;
+  std::vector<std::vector<std::optional<nybble::QuantizedLayer>>> blocks;
+  for (std::size_t block = 0; block < config_.layers; ++block) {
+    auto& layers = blocks.emplace_back(kLinearCount);
+    for (std::size_t i = 0; i < kLinearCount; ++i) {
+      const auto index = static_cast<LinearIndex>(i);
+      const std::string name = linear_name(block, index);
+      const auto* entry = find_layer(name);
+      if (entry == nullptr) continue;
+      const auto [rows, cols] = linear_shape(config_, index);
+      layers[i] = layer(name, rows, cols);
+      if (!first) first = layers[i]->weight.format;
+      layout = entry->layout;
+    }
+  }
+  // In a file, what is not understood is the file's fault, not an option's.
+  const auto parsed = [&](const char* key, const auto& parse, auto fallback) {
+    const auto found = checkpoint_.metadata().find(key);
+    if (found == checkpoint_.metadata().end()) return fallback;
+    try {
+      return decltype(fallback)(parse(found->second));
+    } catch (const Error& error) {
+      throw Error(ErrorCode::bad_file,
+                  fmt::format("{}: {}: {}", path_.string(), key, error.what()));
+    }
+  };
+  return {parsed("nybble.format", nybble::parse_format, first.value()),
+          parsed(
+              "nybble.method", [](const std::string& method) { return method; },
+              fmt::format("as in {}", layout)),
+          parsed("nybble.path", nybble::parse_path, nybble::Path::a8),
+          parsed("nybble.activations", nybble::parse_format, std::optional<nybble::AnyFormat>()),
+          std::move(blocks),
+          0};
+}
+
+std::shared_ptr<const Weights> load_weights(const std::filesystem::path& path) {
+  const WeightsReader reader(path);
   auto weights = std::make_shared<Weights>();
   weights->config = reader.config();
   weights->embedding = reader.embedding();
@@ -105,8 +212,7 @@ std::shared_ptr<const Weights> load_weights(const std::filesystem::path& directo
   weights->final_norm = reader.final_norm();
   weights->untied_head = reader.untied_head();
   if (reader.quantized()) {
-    weights->quantized = std::make_shared<const QuantizedWeights>(
-        read_quantized(reader.checkpoint(), reader.config(), directory.string()));
+    weights->quantized = std::make_shared<const QuantizedWeights>(reader.quantized_weights());
   }
   return weights;
 }

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "config.h"
-#include "nybble/io/safetensors.h"
+#include "nybble/io/quantized_checkpoint.h"
 #include "nybble/matrix.h"
 #include "quantized_weights.h"
 
@@ -49,35 +49,47 @@ struct Weights {
   }
 };
 
-/// An opened Hugging Face Llama folder, config.json and safetensors, that gives its tensors one by
-/// one. All throw nybble::Error naming the tensor that is missing or has another shape than the
+/// An opened Llama that gives its tensors one by one: a folder with config.json and safetensors, or
+/// a .gguf file, in floats or quantized in any layout that nybble reads. Names are those of Hugging
+/// Face. All throw nybble::Error naming the tensor that is missing or has another shape than the
 /// config says.
 class WeightsReader {
  public:
-  explicit WeightsReader(const std::filesystem::path& directory);
+  explicit WeightsReader(const std::filesystem::path& path);
 
-  [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] const Config& config() const { return config_; }
-  [[nodiscard]] const nybble::Checkpoint& checkpoint() const { return checkpoint_; }
+  /// Whether any linear layer of a block is.
   [[nodiscard]] bool quantized() const { return quantized_; }
   [[nodiscard]] Tensor embedding() const;
+  /// Weights of quantized layers have no values.
   [[nodiscard]] BlockWeights block(std::size_t index) const;
   [[nodiscard]] std::vector<float> final_norm() const;
   [[nodiscard]] Tensor untied_head() const;
+  /// The quantized layers. Throws bad_file, too, where the metadata makes no sense.
+  [[nodiscard]] QuantizedWeights quantized_weights() const;
 
  private:
+  [[nodiscard]] std::string file_name(const std::string& name) const;
+  [[nodiscard]] const nybble::QuantizedCheckpoint::LayerEntry* find_layer(
+      const std::string& module) const;
+  void expect_shape(const std::string& name, const std::vector<std::size_t>& found,
+                    const std::vector<std::size_t>& expected) const;
+  [[nodiscard]] nybble::QuantizedLayer layer(const std::string& module, std::size_t rows,
+                                             std::size_t cols) const;
   [[nodiscard]] std::vector<float> values(const std::string& name,
                                           const std::vector<std::size_t>& shape) const;
   [[nodiscard]] Tensor tensor(const std::string& name, std::size_t rows, std::size_t cols) const;
   [[nodiscard]] LinearWeights linear(std::size_t block, LinearIndex index) const;
 
-  std::filesystem::path directory_;
+  std::filesystem::path path_;
+  nybble::QuantizedCheckpoint checkpoint_;
+  bool gguf_;
   Config config_;
-  nybble::Checkpoint checkpoint_;
   bool quantized_;
 };
 
-/// All of a folder. Throws what WeightsReader and read_quantized throw.
-std::shared_ptr<const Weights> load_weights(const std::filesystem::path& directory);
+/// All of it. Throws what WeightsReader throws.
+std::shared_ptr<const Weights> load_weights(const std::filesystem::path& path);
 
 }  // namespace llama

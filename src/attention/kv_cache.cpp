@@ -30,6 +30,12 @@ void check_format(const FormatInfo& info, const char* what) {
                 fmt::format("kv cache, {} '{}': double quantization needs all scales at once", what,
                             info.spec));
   }
+  if (info.imported) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("kv cache, {} '{}': it holds imported weights, nothing can be "
+                            "quantized to it",
+                            what, info.spec));
+  }
   if (info.group % 16 != 0) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("kv cache, {} '{}': groups of {}, kernels need multiples of 16", what,

@@ -82,7 +82,7 @@ void run_formats(const Options& options) {
     fmt::print("{:<8}  {:.4g} bits, group {}, {}{} scales, {}\n", "", row.bits,
                group_text(row.info), scale_type_name(row.info.scale_type),
                row.info.tensor_scale ? " + f32" : "", layout_name(row.info.layout));
-    fmt::print("{:<8}  {}\n", "", row.family.options);
+    if (!row.family.options.empty()) fmt::print("{:<8}  {}\n", "", row.family.options);
   }
 }
 

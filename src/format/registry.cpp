@@ -13,6 +13,7 @@
 #include "nybble/error.h"
 #include "nybble/format/amxfp4.h"
 #include "nybble/format/fp4.h"
+#include "nybble/format/imported.h"
 #include "nybble/format/int4.h"
 #include "nybble/format/iq4_nl.h"
 #include "nybble/format/mxfp4.h"
@@ -237,7 +238,13 @@ AnyFormat make_mxfp4(SpecOptions& options) {
 
 AnyFormat make_nvfp4(SpecOptions& options) {
   const bool four_over_six = options.choice("search", {"none", "4over6"}) == "4over6";
+  Nvfp4Scale rule;
+  rule.divisor = options.choice("tensor", {"multiplier", "divisor"}) == "divisor";
   options.finish();
+  if (four_over_six && rule.divisor) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("format '{}': tensor=divisor needs search=none", options.canonical()));
+  }
   const auto finished = [](auto format) {
     format.info().tensor_scale = true;
     return AnyFormat(std::move(format));
@@ -245,7 +252,7 @@ AnyFormat make_nvfp4(SpecOptions& options) {
   if (four_over_six) {
     return finished(FourOverSix(options.canonical(), 16, LevelTies::even, FourOverSixScale{}));
   }
-  return finished(Nvfp4(options.canonical(), 16, LevelTies::even, Nvfp4Scale{}));
+  return finished(Nvfp4(options.canonical(), 16, LevelTies::even, rule));
 }
 
 AnyFormat make_amxfp4(SpecOptions& options) {
@@ -270,6 +277,12 @@ AnyFormat make_amxfp4(SpecOptions& options) {
   return format;
 }
 
+template <const ImportedFormat& Kind>
+AnyFormat make_imported(SpecOptions& options) {
+  options.finish();
+  return imported_format<Kind>();
+}
+
 std::vector<FormatFamily>& families() {
   static std::vector<FormatFamily> rows = {
       {"int4", "integers -8..7 (or 0..15 with a zero point), one float scale a group",
@@ -290,7 +303,8 @@ std::vector<FormatFamily>& families() {
        "rule=floor|even|ceil|rceil, ties=even|away|zero, search=none|mse, group=32|16|64|128",
        make_mxfp4},
       {"nvfp4", "NVFP4: E2M1 with one E4M3 scale per 16 and one f32 multiplier a tensor",
-       "search=none|4over6", make_nvfp4},
+       "search=none|4over6, tensor=multiplier|divisor (as compressed-tensors stores it)",
+       make_nvfp4},
       {"amxfp4", "AMXFP4: E2M1 with one scale for positives and one for negatives per 32",
        "scale=e5m2|e4m3|e4m3fn|e8m0|f16|f32, rule=floor|even|ceil|rceil (e8m0 only), "
        "search=none|mse, tensor_scale=false|true, group=32|16|64|128",
@@ -303,9 +317,22 @@ std::vector<FormatFamily>& families() {
 
 const std::vector<FormatFamily>& format_families() { return families(); }
 
+const std::vector<FormatFamily>& imported_formats() {
+  static const std::vector<FormatFamily> rows = {
+      {"q4_1", "GGUF's Q4_1: 0..15 with an f16 scale and an f16 offset per 32", "",
+       make_imported<kQ4_1>},
+      {"q4_k", "GGUF's Q4_K: 0..15 with a 6-bit scale and offset per 32, f16 ones per 256", "",
+       make_imported<kQ4K>},
+      {"iq4_xs", "GGUF's IQ4_XS: IQ4_NL's integers with a 6-bit scale per 32, an f16 one per 256",
+       "", make_imported<kIq4Xs>},
+  };
+  return rows;
+}
+
 void register_format(FormatFamily family) {
-  for (const FormatFamily& row : families()) {
-    if (row.name == family.name) {
+  for (const std::vector<FormatFamily>* rows : {&format_families(), &imported_formats()}) {
+    for (const FormatFamily& row : *rows) {
+      if (row.name != family.name) continue;
       throw Error(ErrorCode::bad_option,
                   fmt::format("format '{}' is registered already", family.name));
     }
@@ -316,9 +343,11 @@ void register_format(FormatFamily family) {
 AnyFormat parse_format(std::string_view spec) {
   SpecOptions options(spec);
   std::vector<std::string> names;
-  for (const FormatFamily& row : families()) {
-    if (row.name == options.name()) return row.make(options);
-    names.push_back(row.name);
+  for (const std::vector<FormatFamily>* rows : {&format_families(), &imported_formats()}) {
+    for (const FormatFamily& row : *rows) {
+      if (row.name == options.name()) return row.make(options);
+      names.push_back(row.name);
+    }
   }
   throw Error(ErrorCode::bad_option, fmt::format("unknown format '{}', expected one of {}",
                                                  options.name(), fmt::join(names, ", ")));

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "nybble/error.h"
@@ -69,6 +71,78 @@ void write_nvfp4(const WritePlace& from, const QuantizedMatrix& /*matrix*/, std:
   for (std::size_t s = 0; s < 4; ++s) join_halves(from.codes + 8 * s, 8, block + 4 + 8 * s);
 }
 
+/// An f16 scale, an f16 offset, then 32 codes.
+void read_q4_1(const std::uint8_t* block, const ReadPlace& to, QuantizedMatrix& matrix) {
+  std::memcpy(to.scales, block, 2);
+  std::memcpy(&matrix.offsets[2 * to.index], block + 2, 2);
+  split_halves(block + 4, 16, to.codes);
+}
+void write_q4_1(const WritePlace& from, const QuantizedMatrix& matrix, std::uint8_t* block) {
+  std::memcpy(block, from.scales, 2);
+  std::memcpy(block + 2, &matrix.offsets[2 * from.index], 2);
+  join_halves(from.codes, 16, block + 4);
+}
+
+float load_half(const std::uint8_t* from) { return load_scale(ScaleType::f16, from); }
+void store_half(float value, std::uint8_t* to) { store_scale(ScaleType::f16, value, to); }
+
+// Two f16, eight scales and eight offsets of 6 bits in 12 bytes, then four times 64 codes. Bytes
+// 0-3 and 4-7 hold the first four scales and offsets and, on top, the upper two bits of the others.
+constexpr std::size_t kSuperBlock = 8;
+void read_q4_k(const std::uint8_t* block, const ReadPlace& to, QuantizedMatrix& matrix) {
+  matrix.nested_scales[to.index / kSuperBlock] = load_half(block);
+  matrix.nested_offsets[to.index / kSuperBlock] = load_half(block + 2);
+  const std::uint8_t* packed = block + 4;
+  std::uint8_t* offsets = &matrix.offsets[to.index];
+  for (std::size_t j = 0; j < 4; ++j) {
+    to.scales[j] = packed[j] & 63;
+    offsets[j] = packed[j + 4] & 63;
+    to.scales[j + 4] = static_cast<std::uint8_t>((packed[j + 8] & 15) | packed[j] >> 6 << 4);
+    offsets[j + 4] = static_cast<std::uint8_t>(packed[j + 8] >> 4 | packed[j + 4] >> 6 << 4);
+  }
+  for (std::size_t i = 0; i < 4; ++i) split_halves(block + 16 + 32 * i, 32, to.codes + 32 * i);
+}
+void write_q4_k(const WritePlace& from, const QuantizedMatrix& matrix, std::uint8_t* block) {
+  store_half(matrix.nested_scales[from.index / kSuperBlock], block);
+  store_half(matrix.nested_offsets[from.index / kSuperBlock], block + 2);
+  std::uint8_t* packed = block + 4;
+  const std::uint8_t* offsets = &matrix.offsets[from.index];
+  for (std::size_t j = 0; j < 4; ++j) {
+    packed[j] = static_cast<std::uint8_t>(from.scales[j] | from.scales[j + 4] >> 4 << 6);
+    packed[j + 4] = static_cast<std::uint8_t>(offsets[j] | offsets[j + 4] >> 4 << 6);
+    packed[j + 8] = static_cast<std::uint8_t>((from.scales[j + 4] & 15) | offsets[j + 4] << 4);
+  }
+  for (std::size_t i = 0; i < 4; ++i) join_halves(from.codes + 32 * i, 32, block + 16 + 32 * i);
+}
+
+// An f16, eight scales of 6 bits plus 32 (their upper two bits in a u16, the lower four in four
+// bytes), then eight times 32 codes.
+constexpr int kScaleBias = 32;
+void read_iq4_xs(const std::uint8_t* block, const ReadPlace& to, QuantizedMatrix& matrix) {
+  matrix.nested_scales[to.index / kSuperBlock] = load_half(block);
+  std::uint16_t high = 0;
+  std::memcpy(&high, block + 2, 2);
+  for (std::size_t j = 0; j < kSuperBlock; ++j) {
+    const int low = block[4 + j / 2] >> (4 * (j % 2)) & 15;
+    to.scales[j] = static_cast<std::uint8_t>((low | (high >> (2 * j) & 3) << 4) - kScaleBias);
+    split_halves(block + 8 + 16 * j, 16, to.codes + 16 * j);
+  }
+}
+void write_iq4_xs(const WritePlace& from, const QuantizedMatrix& matrix, std::uint8_t* block) {
+  store_half(matrix.nested_scales[from.index / kSuperBlock], block);
+  unsigned high = 0;
+  for (std::size_t j = 0; j < kSuperBlock; ++j) {
+    const auto scale = static_cast<std::uint8_t>(from.scales[j] + kScaleBias);
+    high |= static_cast<unsigned>(scale >> 4) << (2 * j);
+    // Two to a byte, of which the first comes first.
+    const std::uint8_t before = j % 2 == 0 ? std::uint8_t{0} : block[4 + j / 2];
+    block[4 + j / 2] = static_cast<std::uint8_t>(before | (scale & 15) << (4 * (j % 2)));
+    join_halves(from.codes + 16 * j, 16, block + 8 + 16 * j);
+  }
+  const auto bits = static_cast<std::uint16_t>(high);
+  std::memcpy(block + 2, &bits, 2);
+}
+
 struct Codec {
   GgufType type;
   const char* format;  ///< what a matrix of these blocks is in
@@ -78,6 +152,9 @@ struct Codec {
 
 constexpr Codec kCodecs[] = {
     {GgufType::q4_0, "int4", read_scaled<2>, write_scaled<2>},
+    {GgufType::q4_1, "q4_1", read_q4_1, write_q4_1},
+    {GgufType::q4_k, "q4_k", read_q4_k, write_q4_k},
+    {GgufType::iq4_xs, "iq4_xs", read_iq4_xs, write_iq4_xs},
     {GgufType::iq4_nl, "iq4_nl", read_scaled<2>, write_scaled<2>},
     {GgufType::mxfp4, "mxfp4", read_scaled<1>, write_scaled<1>},
     {GgufType::nvfp4, "nvfp4", read_nvfp4, write_nvfp4},
@@ -115,6 +192,30 @@ std::size_t first_signed(const QuantizedMatrix& matrix) {
   const auto found = std::find_if(matrix.scales.begin(), matrix.scales.end(),
                                   [](std::uint8_t scale) { return (scale & kSign) != 0; });
   return static_cast<std::size_t>(found - matrix.scales.begin());
+}
+
+/// The first scale or offset of a super-block that its block cannot hold: a byte beyond 6 bits or a
+/// shared number that f16 does not have. Nothing where all can be held.
+std::optional<std::string> beyond_block(const QuantizedMatrix& matrix) {
+  const FormatInfo& info = matrix.format.info();
+  if (info.super_block == 0) return std::nullopt;
+  for (const std::uint8_t byte : matrix.scales) {
+    const int scale = static_cast<std::int8_t>(byte) + (info.offsets ? 0 : kScaleBias);
+    if (scale < 0 || scale > 63) return fmt::format("a scale byte of {}", byte);
+  }
+  for (const std::uint8_t offset : matrix.offsets) {
+    if (offset > 63) return fmt::format("an offset byte of {}", offset);
+  }
+  for (const std::vector<float>* shared : {&matrix.nested_scales, &matrix.nested_offsets}) {
+    for (const float number : *shared) {
+      std::uint8_t half[2];
+      store_half(number, half);
+      if (std::bit_cast<std::uint32_t>(load_half(half)) != std::bit_cast<std::uint32_t>(number)) {
+        return fmt::format("a number of {} for a super-block, not one of f16", number);
+      }
+    }
+  }
+  return std::nullopt;
 }
 
 std::vector<float> decode_q8_0(std::span<const std::byte> bytes) {
@@ -159,6 +260,10 @@ QuantizedMatrix read_blocks(const GgufTensor& tensor, const std::string& where) 
     codec->read(blocks + number * gguf_block_bytes(tensor.type),
                 {&matrix.codes[code], &matrix.scales[group * stride], group}, matrix);
   });
+  // Only a signalling NaN is another number after it was f32.
+  if (const auto what = beyond_block(matrix)) {
+    throw Error(ErrorCode::bad_file, fmt::format("{}: {}", where, *what));
+  }
   if (tensor.type == GgufType::nvfp4) {
     const std::size_t bad = first_signed(matrix);
     if (bad != matrix.scales.size()) {
@@ -188,6 +293,9 @@ std::vector<std::byte> write_blocks(const QuantizedMatrix& matrix, GgufType type
   if (type == GgufType::nvfp4 && first_signed(matrix) != matrix.scales.size()) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("{}: a negative scale, NVFP4 blocks have no sign", where));
+  }
+  if (const auto what = beyond_block(matrix)) {
+    throw Error(ErrorCode::unsupported, fmt::format("{}: {}", where, *what));
   }
   const std::size_t stride = scale_stride(matrix);
   std::vector<std::byte> bytes(matrix.rows * (matrix.cols / gguf_block_values(type)) *
@@ -251,8 +359,8 @@ GgufType gguf_type_for(const AnyFormat& format, std::span<const std::size_t> sha
                             io::shape_text(shape)));
   }
   throw Error(ErrorCode::unsupported,
-              fmt::format("GGUF: no block type holds '{}', expected int4, iq4_nl, mxfp4 or nvfp4 "
-                          "with groups of 32 (nvfp4: 16) and f16 scales",
+              fmt::format("GGUF: no block type holds '{}', expected int4:group=32,scale=f16, "
+                          "iq4_nl, mxfp4:group=32, nvfp4, q4_1, q4_k or iq4_xs",
                           info.spec));
 }
 

@@ -27,6 +27,13 @@ void SafetensorsWriter::add(const std::string& name, TensorType type,
   tensors_.push_back({name, type, {shape.begin(), shape.end()}, bytes});
 }
 
+void SafetensorsWriter::add_owned(const std::string& name, TensorType type,
+                                  std::span<const std::size_t> shape,
+                                  std::vector<std::byte> bytes) {
+  add(name, type, shape, bytes);
+  owned_.push_back(std::move(bytes));
+}
+
 void SafetensorsWriter::set_metadata(const std::string& key, const std::string& value) {
   const std::string where = file_.target().string() + ": metadata";
   io::json_string(key, where);

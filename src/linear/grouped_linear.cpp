@@ -216,6 +216,12 @@ GroupedLinear::GroupedLinear(std::span<const QuantizedMatrix> experts, const Lin
   }
   const QuantizedMatrix& first = experts.front();
   first.check();
+  if (first.format.info().offsets) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("grouped linear: format '{}' has offsets, which QuantizedLinear alone "
+                            "adds",
+                            first.format.info().spec));
+  }
   if (bias.data != nullptr || bias.rows != 0) {
     check_view(bias, "bias");
     if (bias.rows != experts.size() || bias.cols != first.rows) {

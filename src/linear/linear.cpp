@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "nybble/error.h"
+#include "src/linear/group_offsets.h"
 #include "src/linear/plan.h"
 #include "src/tensor/aligned_buffer.h"
 #include "src/transform/apply.h"
@@ -52,15 +53,17 @@ std::byte* Workspace::data() noexcept {
 struct QuantizedLinear::Plan {
   LinearPlan chosen;
   PlannedWeight weight;
+  GroupOffsets offsets;
   Transforms transforms;
 
   /// Where things lie in a workspace, for m rows and `tasks` parallel tasks.
   struct Layout {
-    std::size_t scratch, scratch_stride, total;
+    std::size_t group_sums, scratch, scratch_stride, total;
   };
   [[nodiscard]] Layout layout(std::size_t m, std::size_t tasks) const {
     Layout out{};
-    out.scratch = weight.packer.packed_bytes(m);
+    out.group_sums = weight.packer.packed_bytes(m);
+    out.scratch = out.group_sums + round_to_cache_line(m * offsets.groups() * 4);
     out.scratch_stride = round_to_cache_line(weight.matrix.cols() * 4) +
                          round_to_cache_line(weight.packer.scratch_bytes()) +
                          round_to_cache_line(transforms.low_rank.rank * 4);
@@ -75,8 +78,8 @@ QuantizedLinear::QuantizedLinear(const QuantizedMatrix& weight, const LinearOpti
   transforms.check(weight.rows, weight.cols);
   LinearPlan chosen(weight.format, options);
   PlannedWeight planned = chosen.pack(weight, executor);
-  plan_ =
-      std::make_unique<Plan>(Plan{std::move(chosen), std::move(planned), std::move(transforms)});
+  plan_ = std::make_unique<Plan>(
+      Plan{std::move(chosen), std::move(planned), GroupOffsets(weight), std::move(transforms)});
 }
 
 QuantizedLinear::~QuantizedLinear() = default;
@@ -85,7 +88,9 @@ QuantizedLinear& QuantizedLinear::operator=(QuantizedLinear&&) noexcept = defaul
 
 std::size_t QuantizedLinear::rows() const noexcept { return plan_->weight.matrix.rows(); }
 std::size_t QuantizedLinear::cols() const noexcept { return plan_->weight.matrix.cols(); }
-std::size_t QuantizedLinear::packed_bytes() const noexcept { return plan_->weight.matrix.bytes(); }
+std::size_t QuantizedLinear::packed_bytes() const noexcept {
+  return plan_->weight.matrix.bytes() + plan_->offsets.bytes();
+}
 
 std::size_t QuantizedLinear::workspace_bytes(std::size_t m,
                                              std::size_t concurrency) const noexcept {
@@ -119,6 +124,7 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   const std::size_t row_tasks = std::min({m, concurrency, room});
   std::byte* memory = workspace.data();
   const PackedActivations packed = packer.place(memory, m);
+  auto* const group_sums = reinterpret_cast<float*>(memory + at.group_sums);
 
   executor.parallel_for(row_tasks, [&](std::size_t task) {
     std::byte* scratch = memory + at.scratch + task * at.scratch_stride;
@@ -130,6 +136,7 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
         from = transformed;
       }
       packer.pack(from, row, m, scratch + round_to_cache_line(x.cols * 4), packed);
+      plan.offsets.sum_groups({from, x.cols}, group_sums + row * plan.offsets.groups());
     }
   });
 
@@ -143,6 +150,8 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
     args.panel_begin = panel_count * task / tasks;
     args.panel_end = panel_count * (task + 1) / tasks;
     plan.chosen.gemm.function(args);
+    plan.offsets.add(group_sums, args.panel_begin * kernels::kPanelRows,
+                     args.panel_end * kernels::kPanelRows, y);
   });
 
   if (!transforms.has_side_branch()) return;

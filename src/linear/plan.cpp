@@ -21,7 +21,7 @@ int product_bits(const FormatInfo& info) {
   };
   int level_bits = 0;
   for (const float level : info.levels) level_bits = std::max(level_bits, significant(level));
-  switch (info.double_quantized ? ScaleType::f32 : info.scale_type) {
+  switch (info.nested() ? ScaleType::f32 : info.scale_type) {
     case ScaleType::e8m0:
       return level_bits;
     case ScaleType::e5m2:
@@ -83,6 +83,14 @@ void LinearPlan::choose_kind(const AnyFormat& weight) {
   if (x.double_quantized) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("activations '{}': double quantization is for weights", x.spec));
+  }
+  if (x.imported || weight_info.offsets) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("path a4 with weights '{}' and activations '{}': {}, expected a8, a16 "
+                            "or a32",
+                            weight_info.spec, x.spec,
+                            weight_info.offsets ? "offsets need activations as they are"
+                                                : "nothing can be quantized to those"));
   }
   const bool integers = weight_info.layout != ScaleLayout::sign_split &&
                         x.layout != ScaleLayout::sign_split &&

@@ -222,7 +222,7 @@ void CheckpointPlan::Data::decide() {
     } else {
       item.layer = module_name(tensor.name);
       item.method = method_of(choice.method);
-      planned.format = format_of(choice.format);
+      planned.format = layout->format_for(format_of(choice.format));
       planned.method = item.method->spec();
     }
     tensors.push_back(std::move(planned));

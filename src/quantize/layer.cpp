@@ -141,7 +141,8 @@ QuantizedLayer quantize_layer(std::vector<float>&& weight, std::size_t rows, std
                    {}};
   for (const auto& step : method.steps()) {
     step->run(state, *method.steps().back());
-    state.transformed = true;
+    const bool changes_input = step->may_change_input(options.activations.has_value()).any();
+    state.transformed = state.transformed || changes_input;
   }
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begun;
   return {std::move(*state.quantized), std::move(state.transforms), std::move(state.decisions),

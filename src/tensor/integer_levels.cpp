@@ -27,6 +27,14 @@ IntegerLevels integer_levels(const std::array<float, 16>& levels) {
   return out;
 }
 
+std::array<float, 16> kernel_levels(const FormatInfo& info) {
+  std::array<float, 16> levels = info.levels;
+  if (info.offsets) {
+    for (float& level : levels) level -= kernels::kMiddleLevel;
+  }
+  return levels;
+}
+
 void set_levels(kernels::PackedPanels& panels, const std::array<float, 16>& levels,
                 ScaleLayout layout, const kernels::KernelTable& target) {
   const IntegerLevels integers = integer_levels(levels);

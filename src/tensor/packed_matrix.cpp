@@ -22,7 +22,7 @@ using kernels::kPanelRows;
 struct PackedMatrix::Data {
   explicit Data(QuantizedMatrix&& empty) : shape(std::move(empty)) {}
 
-  // The canonical matrix without its bulk: format, shape, tensor scale, nested scales.
+  // The canonical matrix without its bulk: format, shape, tensor scale, nested scales, offsets.
   QuantizedMatrix shape;
   /// Panels of units: a head with the unit's scales and zero points, then its codes. One stream, so
   /// that a product reads memory in order: with scales in a stream of their own, 1 row of
@@ -212,6 +212,8 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   d.shape.tensor = matrix.tensor;
   d.shape.nested_scales = matrix.nested_scales;
   d.shape.nested_offset = matrix.nested_offset;
+  d.shape.offsets = matrix.offsets;
+  d.shape.nested_offsets = matrix.nested_offsets;
 
   const std::size_t group = dot_group(matrix, dot_group_limit);
   const std::size_t whole = std::max(group, kChunk);
@@ -219,7 +221,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   d.panel_count = (matrix.rows + kPanelRows - 1) / kPanelRows;
   d.sides = info.layout == ScaleLayout::sign_split ? 2 : 1;
   // Kernels know no nested scales: those become the f32 they stand for.
-  const ScaleType type = info.double_quantized ? ScaleType::f32 : info.scale_type;
+  const ScaleType type = info.nested() ? ScaleType::f32 : info.scale_type;
   d.scale_size = scale_bytes(type);
 
   kernels::PackedPanels& p = d.panels;
@@ -231,7 +233,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
   p.scale_type = type;
   p.scale_size = d.scale_size;
   p.tensor_scale = matrix.tensor.scale;
-  set_levels(p, info.levels, info.layout, kernels::KernelTable{});
+  set_levels(p, kernel_levels(info), info.layout, kernels::KernelTable{});
   p.one_table = p.groups_per_scale == 1 && one_table_decodes(matrix);
 
   d.lay_out();
@@ -276,7 +278,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
     std::uint8_t* scales = scales_and_zeros.data();
     std::uint8_t* zeros = scales + scale_bytes_of_panel;
     const std::size_t rows = row_end - row_begin;
-    if (info.double_quantized) {
+    if (info.nested()) {
       for (std::size_t i = 0; i < rows * matrix.groups; ++i) {
         const std::size_t lane = i / matrix.groups;
         const std::size_t g = i % matrix.groups;
@@ -309,7 +311,7 @@ PackedMatrix::PackedMatrix(const QuantizedMatrix& matrix, Executor& executor,
       }
     });
   });
-  if (info.double_quantized) d.shape.scales = matrix.scales;
+  if (info.nested()) d.shape.scales = matrix.scales;
 }
 
 PackedMatrix::~PackedMatrix() = default;
@@ -323,6 +325,8 @@ QuantizedMatrix PackedMatrix::unpack(Executor& executor) const {
   out.tensor = d.shape.tensor;
   out.nested_scales = d.shape.nested_scales;
   out.nested_offset = d.shape.nested_offset;
+  out.offsets = d.shape.offsets;
+  out.nested_offsets = d.shape.nested_offsets;
   if (!d.shape.scales.empty()) out.scales = d.shape.scales;
   const bool copy_scales = d.shape.scales.empty();
   const std::size_t row_bytes = out.padded_cols / 2;
@@ -369,7 +373,7 @@ const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data
 
 void PackedMatrix::fit(const kernels::KernelTable& target) noexcept {
   kernels::PackedPanels& p = data_->panels;
-  set_levels(p, data_->shape.format.info().levels, p.layout, target);
+  set_levels(p, kernel_levels(data_->shape.format.info()), p.layout, target);
 }
 
 }  // namespace nybble

@@ -104,9 +104,15 @@ void store_scale(ScaleType type, float scale, std::uint8_t* bytes) {
 
 namespace {
 
+/// Per row.
+std::size_t super_blocks(const FormatInfo& info, std::size_t groups) {
+  return (groups + info.super_block - 1) / info.super_block;
+}
+
 /// Everything about a matrix's memory that follows from its format and shape.
 struct Sizes {
-  std::size_t group, groups, padded_cols, codes, scales, zero_points, nested_scales;
+  std::size_t group, groups, padded_cols, codes, scales, zero_points, offsets, nested_scales,
+      nested_offsets;
 };
 
 Sizes sizes_of(const FormatInfo& info, std::size_t rows, std::size_t cols) {
@@ -128,11 +134,15 @@ Sizes sizes_of(const FormatInfo& info, std::size_t rows, std::size_t cols) {
   out.padded_cols = out.groups * out.group;
   out.codes = rows * (out.padded_cols / 2);
   const std::size_t sides = info.layout == ScaleLayout::sign_split ? 2 : 1;
-  const std::size_t bytes = info.double_quantized ? 1 : scale_bytes(info.scale_type);
+  const std::size_t bytes = info.nested() ? 1 : scale_bytes(info.scale_type);
   out.scales = rows * out.groups * sides * bytes;
   if (info.layout == ScaleLayout::zero_point) out.zero_points = rows * out.groups;
+  if (info.offsets) out.offsets = rows * out.groups * bytes;
   if (info.double_quantized) {
     out.nested_scales = (rows * out.groups + kNestedBlock - 1) / kNestedBlock;
+  } else if (info.super_block != 0) {
+    out.nested_scales = rows * super_blocks(info, out.groups);
+    if (info.offsets) out.nested_offsets = out.nested_scales;
   }
   return out;
 }
@@ -149,7 +159,9 @@ QuantizedMatrix::QuantizedMatrix(AnyFormat matrix_format, std::size_t row_count,
   codes.resize(sizes.codes);
   scales.resize(sizes.scales);
   zero_points.resize(sizes.zero_points);
+  offsets.resize(sizes.offsets);
   nested_scales.resize(sizes.nested_scales);
+  nested_offsets.resize(sizes.nested_offsets);
 }
 
 void QuantizedMatrix::check() const {
@@ -166,7 +178,9 @@ void QuantizedMatrix::check() const {
   expect("the size of codes", codes.size(), sizes.codes);
   expect("the size of scales", scales.size(), sizes.scales);
   expect("the size of zero_points", zero_points.size(), sizes.zero_points);
+  expect("the size of offsets", offsets.size(), sizes.offsets);
   expect("the size of nested_scales", nested_scales.size(), sizes.nested_scales);
+  expect("the size of nested_offsets", nested_offsets.size(), sizes.nested_offsets);
 }
 
 GroupScale QuantizedMatrix::scale(std::size_t row, std::size_t group_index) const {
@@ -177,6 +191,14 @@ GroupScale QuantizedMatrix::scale(std::size_t row, std::size_t group_index) cons
         nested_table()[scales[index]] * nested_scales[index / kNestedBlock] + nested_offset;
     return {value, value, 0};
   }
+  if (info.super_block != 0) {
+    const std::size_t super = row * super_blocks(info, groups) + group_index / info.super_block;
+    const float value =
+        static_cast<float>(static_cast<std::int8_t>(scales[index])) * nested_scales[super];
+    const float offset =
+        info.offsets ? -(static_cast<float>(offsets[index]) * nested_offsets[super]) : 0.0F;
+    return {value, value, 0, offset};
+  }
   const std::size_t bytes = scale_bytes(info.scale_type);
   if (info.layout == ScaleLayout::sign_split) {
     const std::uint8_t* at = &scales[index * 2 * bytes];
@@ -184,14 +206,17 @@ GroupScale QuantizedMatrix::scale(std::size_t row, std::size_t group_index) cons
   }
   const float value = load_scale(info.scale_type, &scales[index * bytes]);
   return {value, value,
-          info.layout == ScaleLayout::zero_point ? static_cast<float>(zero_points[index]) : 0.0F};
+          info.layout == ScaleLayout::zero_point ? static_cast<float>(zero_points[index]) : 0.0F,
+          info.offsets ? load_scale(info.scale_type, &offsets[index * bytes]) : 0.0F};
 }
 
 void QuantizedMatrix::set_scale(std::size_t row, std::size_t group_index, const GroupScale& scale) {
   const FormatInfo& info = format.info();
-  if (info.double_quantized) {
+  if (info.nested()) {
     throw Error(ErrorCode::unsupported,
-                "double-quantized scales are set all at once, by double_quantize");
+                info.double_quantized
+                    ? "double-quantized scales are set all at once, by double_quantize"
+                    : "scales of super-blocks are set all at once");
   }
   const std::size_t index = row * groups + group_index;
   const std::size_t bytes = scale_bytes(info.scale_type);
@@ -204,6 +229,7 @@ void QuantizedMatrix::set_scale(std::size_t row, std::size_t group_index, const 
   if (info.layout == ScaleLayout::zero_point) {
     zero_points[index] = static_cast<std::uint8_t>(scale.zero);
   }
+  if (info.offsets) store_scale(info.scale_type, scale.offset, &offsets[index * bytes]);
 }
 
 void QuantizedMatrix::set_row_scales(std::size_t row, std::span<const ScaleChoice> choices) {
@@ -228,10 +254,39 @@ double QuantizedMatrix::bits_per_element() const {
   const FormatInfo& info = format.info();
   double scale_bits =
       8.0 * static_cast<double>(info.double_quantized ? 1 : scale_bytes(info.scale_type));
-  if (info.layout == ScaleLayout::sign_split) scale_bits *= 2;
+  if (info.super_block != 0) scale_bits = 6 + 16.0 / static_cast<double>(info.super_block);
+  if (info.layout == ScaleLayout::sign_split || info.offsets) scale_bits *= 2;
   if (info.layout == ScaleLayout::zero_point) scale_bits += 4;
   if (info.double_quantized) scale_bits += 32.0 / static_cast<double>(kNestedBlock);
   return 4 + scale_bits * static_cast<double>(groups) / static_cast<double>(cols);
+}
+
+QuantizedMatrix select_rows(const QuantizedMatrix& matrix, std::span<const std::uint32_t> rows) {
+  matrix.check();
+  if (matrix.format.info().double_quantized) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("rows of '{}' share the scales of scales, expected a format without",
+                            matrix.format.info().spec));
+  }
+  QuantizedMatrix out(matrix.format, rows.size(), matrix.cols);
+  out.tensor = matrix.tensor;
+  const auto copy = [&](const auto& from, auto& to) {
+    const std::size_t width = from.size() / matrix.rows;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] >= matrix.rows) {
+        throw Error(ErrorCode::bad_shape,
+                    fmt::format("row {}, expected one of {}", rows[i], matrix.rows));
+      }
+      std::copy_n(from.data() + rows[i] * width, width, to.data() + i * width);
+    }
+  };
+  copy(matrix.codes, out.codes);
+  copy(matrix.scales, out.scales);
+  copy(matrix.zero_points, out.zero_points);
+  copy(matrix.offsets, out.offsets);
+  copy(matrix.nested_scales, out.nested_scales);
+  copy(matrix.nested_offsets, out.nested_offsets);
+  return out;
 }
 
 void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor) {

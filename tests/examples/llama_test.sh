@@ -1,10 +1,11 @@
 #!/bin/sh
-# usage: llama_test.sh LLAMA_BINARY
-# The example engine: quantized checkpoints of the demo's model, then perplexities computed with numpy
-# and exit codes on other models. NYBBLE_SHARED is the folder that holds models/; without it the
+# usage: llama_test.sh LLAMA_BINARY NYBBLE_BINARY
+# The example engine: quantized checkpoints of the demo's model, in its own and in others' layouts
+# (nybble convert), then perplexities computed with numpy and exit codes on other models. NYBBLE_SHARED is the folder that holds models/; without it the
 # second part is skipped (77).
 set -u
 program=$1
+nybble=$2
 prefix='llama: '
 . "$(dirname "$0")/../support/cli_helpers.sh"
 root=$(dirname "$0")/../..
@@ -58,6 +59,38 @@ expect_round_trip amxfp4 smoothquant+rtn a4 --activations mxfp4
 expect_round_trip mxfp4 gptq a8 --calibrate-full-precision
 expect_round_trip int4 qep+gptq a4
 expect_round_trip int4:group=row rtn a8
+
+# expect_imported FORMAT METHOD LAYOUT...: converted to other tools' layouts, and written as GGUF
+# where that has the format, the checkpoint computes the same, to the last digit.
+expect_imported() {
+  settings="--format $1 --method $2 --path a8"
+  shift 2
+  rm -rf "$scratch/one"
+  # shellcheck disable=SC2086
+  quantize one $settings
+  expected=$(perplexity --model "$scratch/one" --window 128)
+  for layout in "$@"; do
+    rm -rf "$scratch/two" "$scratch/two.gguf"
+    if [ "$layout" = gguf ]; then
+      # shellcheck disable=SC2086
+      quantize two.gguf $settings
+      got=$(perplexity --model "$scratch/two.gguf" --window 128)
+    else
+      "$nybble" convert "$scratch/one" --layout "$layout" --drop-details --out "$scratch/two" \
+        >/dev/null || fail "convert to $layout"
+      got=$(perplexity --model "$scratch/two" --window 128)
+    fi
+    expect_same "$expected from $layout: $settings" "$got" "$expected"
+  done
+}
+
+expect_imported int4 rtn gptq gptq_v2 awq_gemm awq_gemv compressed_tensors gguf
+expect_imported int4:group=128,zero_point=true gptq:channel_scale=false gptq awq_gemm
+expect_imported int4:group=32 gptq:channel_scale=false,static_groups=false gptq_v2
+expect_imported mxfp4 rtn compressed_tensors_mxfp4 gguf
+expect_imported nvfp4 gptq:channel_scale=false modelopt_nvfp4 gguf
+expect_imported nf4 rtn bitsandbytes
+expect_imported iq4_nl rtn gguf
 
 # Whatever was not quantized is stored as it was: here tensors in bf16, and metadata.
 "$program" quantize --model "$demo" --format int4 --out "$scratch/rtn" >"$scratch/out" || fail "rtn"
@@ -127,14 +160,14 @@ expect_damage() {
     fail "nothing was damaged: $2"
   expect_exit 3 "$1" perplexity --model "$scratch/damaged" --text "$text"
 }
-expect_damage "no tensor $layer.codes" "s/$layer.codes/$layer.c0des/"
-expect_damage "no tensor $layer.scales" "s/$layer.scales/$layer.sca1es/"
-expect_damage "$layer.zero_points is I8 .*expected U8" \
+expect_damage "no quantized layer ${layer%.weight}" "s/$layer.codes/$layer.c0des/"
+expect_damage "no tensor \"$layer.scales\"" "s/$layer.scales/$layer.sca1es/"
+expect_damage "\"$layer.zero_points\" is I8 .*expected U8" \
   "s/\($layer.zero_points\":{\"dtype\":\"\)U8/\1I8/"
-expect_damage "$layer.codes is U8 \[64, 384\], expected U8 \[384, 64\]" \
+expect_damage "\"$layer.shape\" is \[384, 128\], expected that of codes \[64, 384\]" \
   "s/\($layer.codes[^[]*\)\[384,64\]/\1[64,384]/"
-expect_damage "$layer.hadamard_signs: signs and" "s/$layer.hadamard_block/$layer.hadamard_b1ock/"
-expect_damage "$layer: hadamard: block 120" "s/\($layer.hadamard_block\":\"\)128/\1120/"
+expect_damage "\"$layer.hadamard_signs\" is without" "s/$layer.hadamard_block/$layer.hadamard_b1ock/"
+expect_damage "${layer%.weight}\": hadamard: block 120" "s/\($layer.hadamard_block\":\"\)128/\1120/"
 expect_damage "nybble.format: .*jnt4" 's/\(nybble.format":"\)int4/\1jnt4/'
 expect_damage "nybble.path: .*b8" 's/\(nybble.path":"\)a8/\1b8/'
 expect_damage 'version "2"' 's/\(nybble.version":"\)1/\12/'
@@ -148,7 +181,7 @@ expect_bad_bytes() {
     sed "s/.*\"$layer.$1\":{[^}]*\"data_offsets\":\[\([0-9]*\),.*/\1/")
   printf '\377\377\377\177' |
     dd of="$file" bs=1 seek="$((8 + length + begin))" conv=notrunc 2>/dev/null
-  expect_exit 3 "$layer.$1: expected $2" perplexity --model "$scratch/damaged" --text "$text"
+  expect_exit 3 "\"$layer.$1\" is .*expected $2" perplexity --model "$scratch/damaged" --text "$text"
 }
 expect_bad_bytes zero_points 'numbers from 0 to 15'
 expect_bad_bytes channel_scale 'finite numbers'

@@ -73,7 +73,8 @@ TEST(ParseFormat, ErrorsSayWhatIsAllowed) {
   const auto expect_bad = [](const char* spec, const std::vector<std::string>& parts) {
     expect_error(ErrorCode::bad_option, parts, [&] { parse_format(spec); });
   };
-  expect_bad("fp5", {"'fp5'", "int4, fp4, fp4_bnb, nf4, mxfp4, nvfp4, amxfp4"});
+  expect_bad("fp5", {"'fp5'", "int4, fp4, fp4_bnb, nf4, iq4_nl, mxfp4, nvfp4, amxfp4",
+                     "q4_1, q4_k, iq4_xs"});
   expect_bad("", {"unknown format"});
   expect_bad("mxfp4:scale=f16", {"'scale'", "rule=floor|even|ceil|rceil", "ties=even|away|zero"});
   expect_bad("mxfp4:rule=up", {"rule=up", "rule=floor|even|ceil|rceil"});

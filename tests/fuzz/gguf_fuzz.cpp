@@ -1,11 +1,12 @@
-// Whatever the bytes say, parse returns tensors inside them or throws Error, and takes memory in
-// proportion to their size (run with -malloc_limit_mb and -rss_limit_mb).
+// Whatever the bytes say, parse returns tensors inside them that can be decoded or throws Error, and
+// takes memory in proportion to their size (run with -malloc_limit_mb and -rss_limit_mb).
 #include <cstdint>
 #include <cstdlib>
 #include <span>
 
 #include "nybble/error.h"
 #include "nybble/io/gguf.h"
+#include "src/io/gguf_blocks.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
@@ -18,6 +19,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         std::abort();
       }
       if (&file.at(tensor.name) != &tensor) std::abort();
+      try {
+        (void)nybble::io::decode_gguf(tensor, "fuzz");
+      } catch (const nybble::Error&) {
+      }
     }
     for (const auto& [key, value] : file.values()) {
       if (file.value(key) != &value) std::abort();

@@ -56,7 +56,8 @@ std::vector<Part> model() {
       {"token_embd.weight", GgufType::q8_0, {32, 3}, block_bytes(GgufType::q8_0, 96, 9)},
       {"norm.weight", GgufType::f32, {2}, number(1) + number(-2)}};
   std::uint32_t seed = 1;
-  for (const GgufType type : {GgufType::q4_0, GgufType::iq4_nl, GgufType::mxfp4, GgufType::nvfp4}) {
+  for (const GgufType type : {GgufType::q4_0, GgufType::q4_1, GgufType::q4_k, GgufType::iq4_nl,
+                              GgufType::iq4_xs, GgufType::mxfp4, GgufType::nvfp4}) {
     const std::string name = fmt::format("blk.0.{}", gguf_type_name(type));
     parts.push_back({name + ".weight", type, {256, 3}, block_bytes(type, 3 * 256, seed++)});
     if (type == GgufType::nvfp4) {
@@ -148,7 +149,8 @@ TEST_F(GgufCheckpoint, ReadsScalesAndOtherTensors) {
   EXPECT_EQ(embedding.shape, (std::vector<std::size_t>{3, 32}));
   EXPECT_EQ(to_f32(embedding), checkpoint.read_f32("token_embd.weight"));
   expect_error(ErrorCode::unsupported, {"\"k\"", "Q6_K"}, [&] { (void)checkpoint.read_f32("k"); });
-  expect_error(ErrorCode::bad_option, {"blk.0.Q4_1"}, [&] { (void)checkpoint.read("blk.0.Q4_1"); });
+  expect_error(ErrorCode::bad_option, {"blk.0.Q4_2", "blk.0.Q4_1"},
+               [&] { (void)checkpoint.read("blk.0.Q4_2"); });
 }
 
 TEST_F(GgufCheckpoint, LayersAreWrittenAgainByteForByte) {
@@ -254,7 +256,7 @@ TEST_F(GgufCheckpoint, NamesTheTensorThatIsWrong) {
 
 TEST_F(GgufCheckpoint, HasOneLayout) {
   write_text(path(), gguf_file(model()));
-  EXPECT_EQ(QuantizedCheckpoint(path(), "gguf").layers().size(), 7U);
+  EXPECT_EQ(QuantizedCheckpoint(path(), "gguf").layers().size(), 10U);
   expect_error(ErrorCode::bad_option, {"model.bin", "'gptq'", "gguf"},
                [&] { QuantizedCheckpoint(path(), "gptq"); });
   write_text(path(), "GGUG....");

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "nybble/error.h"
 #include "nybble/format/registry.h"
 #include "nybble/quantize/rtn.h"
 #include "tests/io/temporary_folder.h"
@@ -182,6 +183,33 @@ TEST(Dequantize, BadShapes) {
   expect_error(ErrorCode::bad_shape, {"stride 7"}, [&] {
     dequantize(q, {out.data(), 2, 8, 7}, executor);
   });
+}
+
+TEST(QuantizedMatrix, SelectedRowsAreTheRowsSelected) {
+  for (const char* spec : {"int4:group=16,zero_point=true", "amxfp4", "nvfp4", "q4_1", "q4_k"}) {
+    SCOPED_TRACE(spec);
+    QuantizedMatrix matrix(parse_format(spec), 5, 256);
+    std::uint8_t next = 3;
+    for (auto* bytes : {&matrix.codes, &matrix.scales, &matrix.zero_points, &matrix.offsets}) {
+      for (std::uint8_t& byte : *bytes) {
+        byte = (next = static_cast<std::uint8_t>(next * 5 + 1)) & 15;
+      }
+    }
+    for (float& value : matrix.nested_scales) value = static_cast<float>(++next);
+    for (float& value : matrix.nested_offsets) value = static_cast<float>(++next);
+    matrix.tensor.scale = 0.5F;
+    const std::vector<std::uint32_t> order = {4, 0, 0, 3};
+    const QuantizedMatrix selected = select_rows(matrix, order);
+    ASSERT_EQ(selected.rows, order.size());
+    for (std::size_t row = 0; row < order.size(); ++row) {
+      for (std::size_t col = 0; col < 256; ++col) {
+        ASSERT_EQ(selected.value(row, col), matrix.value(order[row], col)) << row << " " << col;
+      }
+    }
+    EXPECT_THROW(select_rows(matrix, std::vector<std::uint32_t>{5}), Error);
+  }
+  const QuantizedMatrix nested(parse_format("nf4:double=true"), 4, 64);
+  EXPECT_THROW(select_rows(nested, std::vector<std::uint32_t>{0}), Error);
 }
 
 }  // namespace

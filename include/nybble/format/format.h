@@ -39,7 +39,8 @@ struct GroupRange {
 struct GroupScale {
   float positive = 0;
   float negative = 0;
-  float zero = 0;  ///< an integer 0..15; 0 unless the layout is zero_point
+  float zero = 0;    ///< an integer 0..15; 0 unless the layout is zero_point
+  float offset = 0;  ///< added to the product; 0 unless the format has offsets
 };
 
 /// The second level of two-level formats: one number a tensor, always a multiplier.
@@ -84,6 +85,14 @@ struct FormatInfo {
   bool double_quantized = false;      ///< scales are 8-bit codes themselves (bitsandbytes' nested)
   bool propagates_nonfinite = false;  ///< an Inf or NaN makes its group NaN; else it is refused
   bool flattened_blocks = false;      ///< its reference runs blocks across row ends (bitsandbytes)
+  bool offsets = false;  ///< level * scale + the group's offset, levels 0..15 (GGUF's Q4_1, Q4_K)
+  /// Groups whose scales and offsets are small integers times numbers they share (GGUF's
+  /// super-blocks); 0 = none.
+  std::size_t super_block = 0;
+  bool imported = false;  ///< for weights that other tools quantized; cannot be quantized to
+
+  /// Whether a stored scale is one byte that means something only together with nested_scales.
+  [[nodiscard]] bool nested() const { return double_quantized || super_block != 0; }
 };
 
 /// What every format offers, as a compile-time contract. BlockFormat (block_format.h) makes one

@@ -18,9 +18,18 @@ inline constexpr char kNvfp4Name[] = "nvfp4";
 /// compressed-tensors, level * f32(block scale / divisor); kernels multiply by the tensor scale
 /// whatever the file, which can differ from that in the last bit.
 struct Nvfp4Scale : PlainRule {
+  /// The tensor scale is the reciprocal of an f32 number, for files that store that. Of six f32
+  /// numbers, one is not.
+  bool divisor = false;
+
   [[nodiscard]] static ScaleLayout layout() { return ScaleLayout::symmetric; }
   [[nodiscard]] static ScaleType scale_type() { return ScaleType::e4m3; }
-  [[nodiscard]] static TensorScale tensor_scale(float amax, float peak) {
+  [[nodiscard]] TensorScale tensor_scale(float amax, float peak) const {
+    if (divisor) {
+      constexpr float kMost = std::numeric_limits<float>::max() / 4;  // whose reciprocal is normal
+      const float number = amax == 0 ? 1.0F : std::min(peak * E4M3::kMax / amax, kMost);
+      return {1 / number, amax, number};
+    }
     return {positive_scale(amax, amax / (peak * E4M3::kMax)), amax};
   }
   [[nodiscard]] static ScaleChoice choose(GroupRange range, TensorScale tensor, float peak) {

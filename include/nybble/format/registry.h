@@ -62,12 +62,16 @@ struct FormatFamily {
   std::function<AnyFormat(SpecOptions&)> make;
 };
 
-/// The format that a string such as "amxfp4:scale=e8m0,search=mse" names. Throws bad_option with
-/// what is allowed.
+/// The format that a string such as "amxfp4:scale=e8m0,search=mse" names, or one of
+/// imported_formats() does. Throws bad_option with what is allowed.
 AnyFormat parse_format(std::string_view spec);
 
 /// All families, the built-in ones first. Not to be called while another thread registers.
 const std::vector<FormatFamily>& format_families();
+
+/// Formats that only hold weights other tools quantized (format/imported.h): no quantizer makes
+/// them, so they are not among the families.
+const std::vector<FormatFamily>& imported_formats();
 
 /// Adds a family; from then on parse_format, the quantizers, kernels and programs that link this
 /// library know it. Throws bad_option if the name is taken. Call before starting threads.

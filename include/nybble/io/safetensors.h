@@ -127,6 +127,9 @@ class SafetensorsWriter {
   /// where shape, type and bytes disagree.
   void add(const std::string& name, TensorType type, std::span<const std::size_t> shape,
            std::span<const std::byte> bytes);
+  /// The same of bytes that the writer keeps until then itself.
+  void add_owned(const std::string& name, TensorType type, std::span<const std::size_t> shape,
+                 std::vector<std::byte> bytes);
   /// Sets one string of __metadata__, replacing an earlier one. Throws bad_option unless UTF-8.
   void set_metadata(const std::string& key, const std::string& value);
   /// Writes and renames. Throws io; bad_option where the header would exceed 100,000,000 bytes.
@@ -136,6 +139,7 @@ class SafetensorsWriter {
  private:
   AtomicFile file_;
   std::vector<TensorView> tensors_;
+  std::vector<std::vector<std::byte>> owned_;  // moved, their memory stays where it is
   std::set<std::string> names_;
   std::map<std::string, std::string> metadata_;
 };

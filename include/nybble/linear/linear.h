@@ -70,7 +70,7 @@ class QuantizedLinear {
 
   [[nodiscard]] std::size_t rows() const noexcept;  ///< N, outputs
   [[nodiscard]] std::size_t cols() const noexcept;  ///< K, inputs
-  /// Bytes of packed codes, scales and zero points.
+  /// Bytes of packed codes, scales, zero points and offsets.
   [[nodiscard]] std::size_t packed_bytes() const noexcept;
   /// Scratch that run needs for `m` rows of x and executors of up to `concurrency` tasks.
   [[nodiscard]] std::size_t workspace_bytes(std::size_t m, std::size_t concurrency) const noexcept;

@@ -26,7 +26,7 @@ struct LayerState {
   std::vector<float> weight;
   std::shared_ptr<const Calibration> calibration;  ///< null: none
   Transforms transforms;
-  bool transformed = false;  ///< a step has been here, whatever it decided
+  bool transformed = false;  ///< a step could have changed the input, whatever it decided
   std::optional<QuantizedMatrix> quantized;
   /// What was decided, for people: {"awq exponent", "0.45"}.
   std::vector<std::pair<std::string, std::string>> decisions;

@@ -16,8 +16,11 @@ namespace nybble {
 /// rows x cols as the source; each row is padded to whole groups with the code nearest to zero.
 ///   codes   [rows][padded_cols / 2] bytes, element 2i in the low nibble of byte i
 ///   scales  [rows][groups] of the format's scale type; sign-split formats: [rows][groups][2],
-///           positive first. Double-quantized: [rows][groups] one-byte codes.
+///           positive first. Double-quantized: [rows][groups] one-byte codes. Super-blocks:
+///           [rows][groups] signed bytes.
 ///   zero_points [rows][groups] bytes, 0..15, only for the zero-point layout
+///   offsets [rows][groups] of the scale type, or bytes 0..255 in super-blocks, only for formats
+///           with offsets
 struct QuantizedMatrix {
   explicit QuantizedMatrix(AnyFormat matrix_format) : format(std::move(matrix_format)) {}
   /// Sized for rows x cols, all zero. Throws bad_shape for an empty matrix or one that no memory
@@ -33,11 +36,14 @@ struct QuantizedMatrix {
   std::vector<std::uint8_t> codes;
   std::vector<std::uint8_t> scales;
   std::vector<std::uint8_t> zero_points;
+  std::vector<std::uint8_t> offsets;
   TensorScale tensor;
   /// Double quantization: scale = table[code] * nested_scales[i / 256] + nested_offset, with i the
-  /// index of the group in the whole matrix, row-major.
+  /// index of the group in the whole matrix, row-major. Super-blocks: [rows][super-blocks], scale =
+  /// signed byte * nested_scales, offset = -(byte * nested_offsets); a row's last may be shorter.
   std::vector<float> nested_scales;
   float nested_offset = 0;
+  std::vector<float> nested_offsets;
 
   /// Throws bad_shape unless every size is what the constructor makes of format, rows and cols: for
   /// whoever fills a matrix by hand. Everything that takes a matrix calls it.
@@ -48,7 +54,7 @@ struct QuantizedMatrix {
     return col % 2 == 0 ? byte & 15 : byte >> 4;
   }
   [[nodiscard]] GroupScale scale(std::size_t row, std::size_t group_index) const;
-  /// Stores a scale that is exact in the format's scale type (not for double quantization).
+  /// Stores a scale that is exact in the format's scale type (not where scales are nested).
   void set_scale(std::size_t row, std::size_t group_index, const GroupScale& scale);
   /// set_scale for all groups of a row.
   void set_row_scales(std::size_t row, std::span<const ScaleChoice> choices);
@@ -57,8 +63,8 @@ struct QuantizedMatrix {
   [[nodiscard]] float value(std::size_t row, std::size_t col) const {
     return format.decode(code(row, col), scale(row, col / group), tensor);
   }
-  /// 4 and the scale bits stored per element of the source; padding codes and the tensor scale are
-  /// not counted.
+  /// 4 and the scale bits stored per element of the source, those of super-blocks as GGUF stores
+  /// them; padding codes and the tensor scale are not counted.
   [[nodiscard]] double bits_per_element() const;
 };
 
@@ -70,6 +76,11 @@ float load_scale(ScaleType type, const std::uint8_t* bytes);
 void store_scale(ScaleType type, float scale, std::uint8_t* bytes);
 /// "f32", "e8m0", ...
 const char* scale_type_name(ScaleType type);
+
+/// Row i of the result is row rows[i] of `matrix`, as it is stored. Throws bad_shape for a row that
+/// there is not; unsupported where scales of several rows depend on each other (double
+/// quantization).
+QuantizedMatrix select_rows(const QuantizedMatrix& matrix, std::span<const std::uint32_t> rows);
 
 /// Writes all values into `out` (rows x cols).
 void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& executor);

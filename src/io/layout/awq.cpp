@@ -67,6 +67,14 @@ class AwqLayout : public Layout {
   }
 };
 
+/// Groups are of neighbouring columns.
+void refuse_group_index(const TensorSource& source, const Module& module) {
+  const std::string name = module.name + ".g_idx";
+  if (source.find(name) == nullptr) return;
+  throw Error(ErrorCode::bad_file, fmt::format("{}: found tensor {}, which AutoAWQ's layouts lack",
+                                               source.where(), quote(name)));
+}
+
 class AwqGemmLayout final : public AwqLayout {
  public:
   [[nodiscard]] std::string name() const override { return "awq_gemm"; }
@@ -87,6 +95,7 @@ class AwqGemmLayout final : public AwqLayout {
 };
 
 StoredLayer AwqGemmLayout::read(const TensorSource& source, const Module& module) const {
+  refuse_group_index(source, module);
   const TensorView& qweight =
       expect_matrix(source, module.name + ".qweight", kWord, "I32 [K, N/8]");
   const std::size_t cols = qweight.shape[0];
@@ -201,6 +210,7 @@ std::size_t gemv_group(const TensorSource& source, const Module& module, std::si
 }
 
 StoredLayer AwqGemvLayout::read(const TensorSource& source, const Module& module) const {
+  refuse_group_index(source, module);
   const TensorView& qweight =
       expect_matrix(source, module.name + ".qweight", kWord, "I32 [N, K/8]");
   const std::size_t rows = qweight.shape[0];

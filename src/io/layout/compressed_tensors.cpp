@@ -1,11 +1,12 @@
 // compressed-tensors' two FP4 layouts, nvfp4-pack-quantized and mxfp4-pack-quantized, as
 // vllm-project/compressed-tensors writes them. Codes as canonical ones; scales E4M3 a 16 and a
-// divisor for the tensor, or E8M0 a 32. Written scales of MXFP4 are U8 as theirs are; F8_E8M0 is
-// read.
+// divisor for the tensor, or E8M0 a 32. Scales of MXFP4 are U8 in their files; F8_E8M0 is read,
+// too.
 
 #include <fmt/format.h>
 
 #include "nybble/error.h"
+#include "nybble/format/registry.h"
 #include "src/io/checked.h"
 #include "src/io/layout/compressed_tensors_config.h"
 #include "src/io/layout/e2m1_tensors.h"
@@ -34,10 +35,11 @@ std::vector<Module> find_packed(const TensorSource& source, bool two_levels) {
     const bool nvfp4 = source.find(*module + kGlobalScale) != nullptr ||
                        (scale != nullptr && scale->type == TensorType::f8_e4m3);
     if (nvfp4 != two_levels) continue;
-    modules.push_back(
-        {*module,
-         {packed.shape[0], packed.shape[1] * 2},
-         existing_tensors(source, *module, {kPacked, kScale, kGlobalScale, kInputScale})});
+    modules.push_back({*module,
+                       {packed.shape[0], packed.shape[1] * 2},
+                       two_levels ? existing_tensors(source, *module,
+                                                     {kPacked, kScale, kGlobalScale, kInputScale})
+                                  : existing_tensors(source, *module, {kPacked, kScale})});
   }
   return modules;
 }
@@ -67,6 +69,9 @@ class Nvfp4 final : public RefusingLayout {
     return evidence;
   }
   [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
+  [[nodiscard]] AnyFormat format_for(const AnyFormat& format) const override {
+    return format.info().spec == "nvfp4" ? parse_format("nvfp4:tensor=divisor") : format;
+  }
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override;
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& /*format*/,
                                               std::span<const std::string> plain) const override {
@@ -155,15 +160,20 @@ class Mxfp4 final : public RefusingLayout {
     const TensorView& scales =
         expect_any(source, module.name + kScale, {TensorType::u8, TensorType::f8_e8m0},
                    Shape{rows, whole_groups(source, packed, cols, kGroup)});
-    return {module.name, {rows, cols}, e2m1_matrix("mxfp4", rows, cols, packed, scales), {}};
+    StoredLayer layer{
+        module.name, {rows, cols}, e2m1_matrix("mxfp4", rows, cols, packed, scales), {}};
+    if (scales.type == TensorType::f8_e8m0) layer.details[kScaleType] = kE8m0;
+    return layer;
   }
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override {
     check_layer(layer, {});
     const QuantizedMatrix& weight = layer.weight;
+    const auto detail = layer.details.find(kScaleType);
+    const bool e8m0 = detail != layer.details.end() && detail->second == kE8m0;
     return {{owned_tensor(layer.name + kPacked, TensorType::u8, {weight.rows, weight.cols / 2},
                           weight.codes),
-             owned_tensor(layer.name + kScale, TensorType::u8, {weight.rows, weight.groups},
-                          weight.scales)},
+             owned_tensor(layer.name + kScale, e8m0 ? TensorType::f8_e8m0 : TensorType::u8,
+                          {weight.rows, weight.groups}, weight.scales)},
             {}};
   }
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& /*format*/,
@@ -180,6 +190,8 @@ class Mxfp4 final : public RefusingLayout {
 
  private:
   static constexpr const char* kFormat = "mxfp4-pack-quantized";
+  static constexpr const char* kScaleType = "compressed_tensors_mxfp4.scale_type";
+  static constexpr const char* kE8m0 = "F8_E8M0";
   static constexpr std::size_t kGroup = 32;
 
   [[nodiscard]] std::string refusal(const AnyFormat& format,

@@ -103,6 +103,11 @@ class Int4Packed final : public RefusingLayout {
         plain);
   }
 
+  void amend(ordered_json& config, const StoredLayer& layer) const override {
+    if (layer.transforms.permutation.source.empty()) return;
+    config["config_groups"]["group_0"]["weights"]["actorder"] = "group";
+  }
+
  private:
   static constexpr const char* kFormat = "pack-quantized";
 

@@ -32,16 +32,11 @@ std::string scale_text(std::byte byte) {
                      (bits & kE4m3Nan) == kE4m3Nan ? "NaN" : "its sign bit is set");
 }
 
-/// The one divisor that stands for `scale`: the nearest to 1 / scale whose f32 reciprocal it is. 0
-/// where there is none.
+/// The one divisor that stands for `scale`, whose f32 reciprocal it is; 0 where there is none.
+/// Where the nearest to 1 / scale is not it, none of its neighbours is.
 float exact_divisor(float scale) {
   const float nearest = 1 / scale;
-  const float infinity = std::numeric_limits<float>::infinity();
-  for (const float divisor :
-       {nearest, std::nextafter(nearest, 0.0F), std::nextafter(nearest, infinity)}) {
-    if (divisor > 0 && std::isfinite(divisor) && 1 / divisor == scale) return divisor;
-  }
-  return 0;
+  return std::isfinite(nearest) && 1 / nearest == scale ? nearest : 0;
 }
 
 void check_tensor_scale(const TensorScale& tensor, const std::string& what) {

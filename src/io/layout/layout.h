@@ -85,6 +85,8 @@ class Layout {
   [[nodiscard]] virtual StoredLayer read(const TensorSource& source,
                                          const Module& module) const = 0;
 
+  /// What to quantize to where `format` is asked for, so that any weight can be written.
+  [[nodiscard]] virtual AnyFormat format_for(const AnyFormat& format) const { return format; }
   /// Throws unsupported, with the reason, where this layout cannot hold a weight of that format and
   /// shape: known before the work starts.
   virtual void check(const AnyFormat& format, std::span<const std::size_t> shape) const = 0;

@@ -6,15 +6,17 @@
 //   P.shape          I64: StoredLayer's. Missing in early files, whose rows are whole groups or
 //                    whose reader knows better
 //   P.zero_points    U8 [rows, groups], formats with zero points only
-//   P.nested_scales  F32 [blocks], P.nested_offset F32 [1], double quantization only
+//   P.offsets        as scales, or U8 in super-blocks: formats with offsets only
+//   P.nested_scales  F32 [blocks], P.nested_offset F32 [1]: double quantization
+//   P.nested_scales, P.nested_offsets F32 [rows, super-blocks]: super-blocks, whose scales are I8
 //   P.tensor_scale   F32 [2]: scale and largest value; [3] with the divisor of TensorScale. Formats
 //                    with a tensor scale only
 //   P.input_scale    the same of the layer's input, where there is one
 //   P.channel_scale  F32 [columns], P.permutation U32 [columns], P.hadamard_signs F32 [columns]
 //   P.low_rank_a     F32 [rank, columns], P.low_rank_b F32 [rows, rank]
 //   P.sparse_row_start U32 [rows + 1], P.sparse_column U32 [entries], P.sparse_value F32 [entries]
-// and __metadata__ says nybble.version, P.format (nybble.format for those layers that have none)
-// and P.hadamard_block.
+// and __metadata__ says nybble.version, P.format (nybble.format for those layers that have none),
+// P.hadamard_block, and P.details: StoredLayer's, a JSON object, where there are any.
 
 #include <fmt/format.h>
 
@@ -25,6 +27,7 @@
 #include "nybble/format/registry.h"
 #include "src/io/checked.h"
 #include "src/io/layout/stored_tensors.h"
+#include "src/io/strict_json.h"
 
 namespace nybble::io {
 
@@ -36,9 +39,12 @@ constexpr const char* kVersionKey = "nybble.version";
 constexpr const char* kFormatKey = "nybble.format";
 constexpr const char* kVersion = "1";
 constexpr const char* kCodes = ".weight.codes";
+/// The detail of a layer whose file has no shape of it.
+constexpr const char* kNoShape = "nybble.no_shape";
 
 TensorType scales_type(const FormatInfo& info) {
   if (info.double_quantized) return TensorType::u8;
+  if (info.super_block != 0) return TensorType::i8;
   switch (info.scale_type) {
     case ScaleType::f32:
       return TensorType::f32;
@@ -63,6 +69,15 @@ Shape scales_shape(const QuantizedMatrix& matrix) {
     return {matrix.rows, matrix.groups, 2};
   }
   return {matrix.rows, matrix.groups};
+}
+
+TensorType offsets_type(const FormatInfo& info) {
+  return info.super_block != 0 ? TensorType::u8 : scales_type(info);
+}
+
+/// Of the numbers that super-blocks share.
+Shape nested_shape(const QuantizedMatrix& matrix) {
+  return {matrix.rows, matrix.nested_scales.size() / matrix.rows};
 }
 
 const std::string* find_metadata(const TensorSource& source, const std::string& key) {
@@ -105,8 +120,21 @@ class Reader {
       read_floats("nested_offset", {1}, offset);
       matrix.nested_offset = offset[0];
     }
+    if (!matrix.offsets.empty()) {
+      copy("offsets", offsets_type(format.info()), scales_shape(matrix), matrix.offsets);
+    }
+    if (format.info().super_block != 0) {
+      const Shape nested = nested_shape(matrix);
+      copy("nested_scales", TensorType::f32, nested, matrix.nested_scales);
+      if (!matrix.nested_offsets.empty()) {
+        copy("nested_offsets", TensorType::f32, nested, matrix.nested_offsets);
+      }
+    }
     if (format.info().tensor_scale) matrix.tensor = read_tensor_scale("tensor_scale");
+    expect_no_others(matrix);
     StoredLayer layer{module, shape, std::move(matrix), read_transforms(shape.back())};
+    read_details(layer);
+    if (!has("shape")) layer.details[kNoShape] = "";
     if (has("input_scale")) layer.input_scale = read_tensor_scale("input_scale");
     read_side_branches(layer);
     try {
@@ -172,11 +200,28 @@ class Reader {
     return padded_cols;
   }
 
+  /// Throws bad_file for a tensor that a weight of this format does not have: nobody knows what it
+  /// would mean, and it would be lost.
+  void expect_no_others(const QuantizedMatrix& matrix) const {
+    const FormatInfo& info = matrix.format.info();
+    const auto refuse = [&](const char* part, bool used) {
+      if (used || !has(part)) return;
+      throw wrong(part, fmt::format("is there, expected none with format {}", quote(info.spec)));
+    };
+    refuse("zero_points", !matrix.zero_points.empty());
+    refuse("offsets", info.offsets);
+    refuse("nested_scales", info.nested());
+    refuse("nested_offset", info.double_quantized);
+    refuse("nested_offsets", info.super_block != 0 && info.offsets);
+    refuse("tensor_scale", info.tensor_scale);
+  }
+
   [[nodiscard]] TensorScale read_tensor_scale(const char* part) const {
     const TensorView* tensor = source_.find(prefix_ + part);
     const bool divided = tensor != nullptr && tensor->shape == Shape{3};
     std::vector<float> values;
     read_floats(part, {divided ? std::size_t{3} : std::size_t{2}}, values);
+    if (divided && values[2] == 0) throw wrong(part, "has a divisor of 0, expected another");
     return {values[0], values[1], divided ? values[2] : 0};
   }
 
@@ -199,10 +244,24 @@ class Reader {
       throw metadata_error(prefix_ + "hadamard_block",
                            fmt::format("is {}, expected a positive number", quote(*block)));
     }
-    read_floats("hadamard_signs", {cols}, transforms.hadamard.signs);
+    copy("hadamard_signs", TensorType::f32, {cols}, transforms.hadamard.signs);
     expect_all(transforms.hadamard.signs, "hadamard_signs", "1 and -1",
                [](float sign) { return sign == 1.0F || sign == -1.0F; });
     return transforms;
+  }
+
+  void read_details(StoredLayer& layer) const {
+    const std::string* text = find_metadata(source_, prefix_ + "details");
+    if (text == nullptr) return;
+    const nlohmann::json details = parse_strict_json(
+        std::as_bytes(std::span(*text)), source_.where() + ": " + prefix_ + "details", 1);
+    for (const auto& [key, value] : details.items()) {
+      if (!value.is_string()) {
+        throw metadata_error(prefix_ + "details",
+                             fmt::format("holds {}, expected texts", quote(value.dump())));
+      }
+      layer.details[key] = value.get<std::string>();
+    }
   }
 
   void read_side_branches(StoredLayer& layer) const {
@@ -266,8 +325,10 @@ class Writer {
     out_.metadata[prefix_ + "format"] = info.spec;
     add("codes", TensorType::u8, {m.rows, m.padded_cols / 2}, m.codes);
     add("scales", scales_type(info), scales_shape(m), m.scales);
-    add("shape", TensorType::i64, {layer_.shape.size()},
-        std::vector<std::uint64_t>(layer_.shape.begin(), layer_.shape.end()));
+    if (!layer_.details.contains(kNoShape)) {
+      add("shape", TensorType::i64, {layer_.shape.size()},
+          std::vector<std::uint64_t>(layer_.shape.begin(), layer_.shape.end()));
+    }
     if (!m.zero_points.empty()) {
       add("zero_points", TensorType::u8, {m.rows, m.groups}, m.zero_points);
     }
@@ -275,10 +336,16 @@ class Writer {
       add("nested_scales", TensorType::f32, {m.nested_scales.size()}, m.nested_scales);
       add("nested_offset", TensorType::f32, {1}, std::vector{m.nested_offset});
     }
+    if (info.offsets) add("offsets", offsets_type(info), scales_shape(m), m.offsets);
+    if (info.super_block != 0) {
+      add("nested_scales", TensorType::f32, nested_shape(m), m.nested_scales);
+      if (info.offsets) add("nested_offsets", TensorType::f32, nested_shape(m), m.nested_offsets);
+    }
     if (info.tensor_scale) add_tensor_scale("tensor_scale", m.tensor);
     if (layer_.input_scale) add_tensor_scale("input_scale", *layer_.input_scale);
     add_transforms();
     add_side_branches();
+    add_details();
     return std::move(out_);
   }
 
@@ -291,6 +358,13 @@ class Writer {
     std::vector<float> values = {tensor.scale, tensor.amax};
     if (tensor.divisor != 0) values.push_back(tensor.divisor);
     add(part, TensorType::f32, {values.size()}, values);
+  }
+  void add_details() {
+    nlohmann::ordered_json details = nlohmann::ordered_json::object();
+    for (const auto& [key, value] : layer_.details) {
+      if (key != kNoShape) details[key] = value;
+    }
+    if (!details.empty()) out_.metadata[prefix_ + "details"] = details.dump();
   }
   void add_transforms() {
     const Transforms& t = layer_.transforms;
@@ -383,9 +457,10 @@ class Nybble final : public Layout {
   static std::vector<std::string> parts(const TensorSource& source, const std::string& module) {
     return existing_tensors(
         source, module + ".weight",
-        {".codes", ".scales", ".shape", ".zero_points", ".nested_scales", ".nested_offset",
-         ".tensor_scale", ".input_scale", ".channel_scale", ".permutation", ".hadamard_signs",
-         ".low_rank_a", ".low_rank_b", ".sparse_row_start", ".sparse_column", ".sparse_value"});
+        {".codes", ".scales", ".shape", ".zero_points", ".offsets", ".nested_scales",
+         ".nested_offset", ".nested_offsets", ".tensor_scale", ".input_scale", ".channel_scale",
+         ".permutation", ".hadamard_signs", ".low_rank_a", ".low_rank_b", ".sparse_row_start",
+         ".sparse_column", ".sparse_value"});
   }
 };
 

@@ -37,6 +37,33 @@ void transpose_elements(const Grid& from, std::byte* to, std::size_t stride) {
   }
 }
 
+/// Eight words of eight nibbles.
+using NibbleSquare = std::array<std::uint32_t, kCodesPerWord>;
+
+/// Nibble j of word i becomes nibble i of word j.
+NibbleSquare transposed(const NibbleSquare& square) {
+  NibbleSquare out{};
+  for (std::size_t i = 0; i < kCodesPerWord; ++i) {
+    for (std::size_t j = 0; j < kCodesPerWord; ++j) {
+      out[j] |= (square[i] >> (4 * j) & 15) << (4 * i);
+    }
+  }
+  return out;
+}
+
+/// Calls visit(c, k, count) for word c of `width` and each `count` <= 8 of `cols` from k on. A
+/// cache line of words at a time, whose 128 rows are gone through from front to back.
+template <class Visit>
+void for_each_square(std::size_t width, std::size_t cols, Visit visit) {
+  constexpr std::size_t kTile = 16;
+  for (std::size_t c0 = 0; c0 < width; c0 += kTile) {
+    for (std::size_t k = 0; k < cols; k += kCodesPerWord) {
+      const std::size_t count = std::min(kCodesPerWord, cols - k);
+      for (std::size_t c = c0; c < std::min(width, c0 + kTile); ++c) visit(c, k, count);
+    }
+  }
+}
+
 }  // namespace
 
 std::uint32_t load_word(std::span<const std::byte> bytes, std::size_t index) {
@@ -95,38 +122,30 @@ void unpack_row_words(std::span<const std::byte> words, const SlotOrder& order,
                       QuantizedMatrix& matrix) {
   const std::size_t width = matrix.rows / kCodesPerWord;
   const std::size_t stride = matrix.padded_cols / 2;
-  std::fill(matrix.codes.begin(), matrix.codes.end(), std::uint8_t{0});
-  // A cache line of words at a time: 128 rows are written from front to back.
-  constexpr std::size_t kTile = 16;
-  for (std::size_t c0 = 0; c0 < width; c0 += kTile) {
-    for (std::size_t k = 0; k < matrix.cols; ++k) {
-      for (std::size_t c = c0; c < std::min(width, c0 + kTile); ++c) {
-        const std::uint32_t word = load_word(words, k * width + c);
-        for (std::size_t slot = 0; slot < kCodesPerWord; ++slot) {
-          std::uint8_t& byte = matrix.codes[(c * kCodesPerWord + order[slot]) * stride + k / 2];
-          byte = static_cast<std::uint8_t>(byte | nibble(word, slot) << (k % 2 * 4));
-        }
-      }
+  for_each_square(width, matrix.cols, [&](std::size_t c, std::size_t k, std::size_t count) {
+    NibbleSquare square{};
+    for (std::size_t i = 0; i < count; ++i) square[i] = load_word(words, (k + i) * width + c);
+    square = transposed(square);
+    for (std::size_t slot = 0; slot < kCodesPerWord; ++slot) {
+      const std::size_t row = c * kCodesPerWord + order[slot];
+      std::memcpy(&matrix.codes[row * stride + k / 2], &square[slot], (count + 1) / 2);
     }
-  }
+  });
 }
 
 std::vector<std::byte> pack_row_words(const QuantizedMatrix& matrix, const SlotOrder& order) {
   const std::size_t width = matrix.rows / kCodesPerWord;
+  const std::size_t stride = matrix.padded_cols / 2;
   std::vector<std::byte> out(matrix.cols * width * sizeof(std::uint32_t));
-  constexpr std::size_t kTile = 16;
-  for (std::size_t c0 = 0; c0 < width; c0 += kTile) {
-    for (std::size_t k = 0; k < matrix.cols; ++k) {
-      for (std::size_t c = c0; c < std::min(width, c0 + kTile); ++c) {
-        std::uint32_t word = 0;
-        for (std::size_t slot = 0; slot < kCodesPerWord; ++slot) {
-          const std::uint32_t code = matrix.code(c * kCodesPerWord + order[slot], k);
-          word |= code << (4 * slot);
-        }
-        store_word(out, k * width + c, word);
-      }
+  for_each_square(width, matrix.cols, [&](std::size_t c, std::size_t k, std::size_t count) {
+    NibbleSquare square{};
+    for (std::size_t slot = 0; slot < kCodesPerWord; ++slot) {
+      const std::size_t row = c * kCodesPerWord + order[slot];
+      std::memcpy(&square[slot], &matrix.codes[row * stride + k / 2], (count + 1) / 2);
     }
-  }
+    square = transposed(square);
+    for (std::size_t i = 0; i < count; ++i) store_word(out, (k + i) * width + c, square[i]);
+  });
   return out;
 }
 

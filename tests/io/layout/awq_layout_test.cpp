@@ -140,7 +140,6 @@ TEST(AwqGemmLayout, SymmetricLayersHaveZeroPointsOfEight) {
 
 TEST(AwqGemmLayout, DamagedTensorsAreNamed) {
   const WrittenLayer good = gemm_file(random_plain(16, 64, 32, 1));
-  // The config decides what a module that fits no layout is.
   const auto expect_bad = [&](const WrittenLayer& file, const std::vector<std::string>& parts) {
     SCOPED_TRACE(testing::PrintToString(parts));
     expect_error(ErrorCode::bad_file, parts, [&] { read_back(gemm(), file); });
@@ -272,6 +271,14 @@ TEST(AwqGemvLayout, DamagedTensorsAreNamed) {
   expect_bad(with(good, zero_tensor(kName + ".qzeros", TensorType::i32, {8, 4})),
              {kName + ".qzeros", "[8, 4]", "[16, 4]"});
   expect_bad(gemv_file(random_plain(12, 64, 32, 1), 4), {kName + ".qweight", "multiple of 8 rows"});
+}
+
+TEST(AwqLayouts, AGroupIndexIsGptqs) {
+  for (const io::Layout* layout : {&gemm(), &gemv()}) {
+    WrittenLayer file = layout->write(random_layer("int4", 8, 32, 1));
+    file.tensors.push_back(zero_tensor(kName + ".g_idx", TensorType::i32, {32}));
+    expect_error(ErrorCode::bad_file, {kName + ".g_idx"}, [&] { read_back(*layout, file); });
+  }
 }
 
 TEST(AwqLayouts, ConfigSaysWhatAutoAwqReads) {

@@ -156,6 +156,12 @@ TEST(CompressedTensorsLayout, KeepsAnOrderOfColumnsAndWhoseGroupsTheyAre) {
   std::iota(source.begin(), source.end(), 0U);
   expect_round_trip(layout(), layer);  // one that changes nothing stays, too
   std::reverse(source.begin(), source.end());
+  nlohmann::ordered_json config = layout().config(layer.weight.format, {});
+  const auto order = [&] { return config["config_groups"]["group_0"]["weights"]["actorder"]; };
+  layout().amend(config, random_layer("m.k", "int4:group=16", {4, 48}));
+  EXPECT_TRUE(order().is_null());
+  layout().amend(config, layer);
+  EXPECT_EQ(order(), "group");
   const StoredLayer read = read_back(layout(), layout().write(layer));
   for (std::size_t n = 0; n < 4; ++n) {
     std::vector<float> expected(48), got(48);

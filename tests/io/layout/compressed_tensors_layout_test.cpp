@@ -170,7 +170,7 @@ TEST(Nvfp4TensorScale, CrossesToADivisorExactlyWhereThereIsOneAndElseSaysHowFarO
   std::size_t crossings = 0, refusals = 0;
   for (const float scale : scales_to_cross()) {
     layer.weight.tensor = {scale, 0, 0};
-    float lowest = 1 / scale;
+    float lowest = 1 / scale;  // of the neighbours that are looked at
     for (int i = 0; i < 8; ++i) lowest = std::nextafter(lowest, 0.0F);
     bool exists = false;
     for (int i = 0; i < 16 && !exists; ++i, lowest = std::nextafter(lowest, 1e38F)) {
@@ -190,6 +190,26 @@ TEST(Nvfp4TensorScale, CrossesToADivisorExactlyWhereThereIsOneAndElseSaysHowFarO
   }
   EXPECT_GT(crossings, refusals);
   EXPECT_GT(refusals, 1000U);
+}
+
+/// What is quantized for this layout can always be written in it, whatever the largest weight.
+TEST(Nvfp4TensorScale, OfAWeightQuantizedWithADivisorIsAlwaysHeld) {
+  const io::Layout& layout = find_layout("compressed_tensors_nvfp4");
+  const AnyFormat format = layout.format_for(parse_format("nvfp4"));
+  EXPECT_EQ(format.info().spec, "nvfp4:tensor=divisor");
+  StoredLayer layer = random_layer("m.q", "nvfp4", {1, 16});
+  std::vector<float> largest = scales_to_cross();
+  largest.push_back(0);
+  for (const float amax : largest) {
+    layer.weight.tensor = format.tensor_scale(amax);
+    const std::optional<float> divisor = crossed(layout, layer, ".weight_global_scale");
+    ASSERT_TRUE(divisor.has_value()) << amax;
+    EXPECT_EQ(1 / *divisor, layer.weight.tensor.scale) << amax;
+    if (amax > 1e-30F) {
+      EXPECT_NEAR(layer.weight.tensor.scale * 2688 / amax, 1, 0x1p-22) << amax;
+    }
+  }
+  EXPECT_EQ(find_layout("modelopt_nvfp4").format_for(parse_format("nvfp4")).info().spec, "nvfp4");
 }
 
 TEST(Nvfp4TensorScale, CrossesToAMultiplierOnlyWhereTheDivisorComesBack) {
@@ -252,7 +272,9 @@ TEST(CompressedTensorsMxfp4Layout, DecodesGoldenTensorsBitForBitAndWritesThemAga
       expect_same_tensors(layout.write(layer), file);
       // Scales with a type of their own are the same scales.
       file.tensors[1].type = TensorType::f8_e8m0;
-      expect_same_matrix(read_back(layout, file).weight, layer.weight);
+      const StoredLayer typed = read_back(layout, file);
+      expect_same_matrix(typed.weight, layer.weight);
+      expect_same_tensors(layout.write(typed), file);
       ++cases;
     }
   }

@@ -61,6 +61,32 @@ TEST(NybbleLayout, RoundTripsEveryFormatInShapesThatAreNoWholeGroups) {
   }
 }
 
+/// Those that only files of others have: offsets, and numbers that groups share.
+TEST(NybbleLayout, RoundTripsImportedFormats) {
+  for (const char* spec : {"q4_1", "q4_k", "iq4_xs"}) {
+    SCOPED_TRACE(spec);
+    StoredLayer layer{"m.q", {3, 512}, QuantizedMatrix(parse_format(spec), 3, 512), {}};
+    QuantizedMatrix& m = layer.weight;
+    std::uint8_t next = 1;
+    for (auto* bytes : {&m.codes, &m.scales, &m.offsets}) {
+      // The high byte of an f16 stays below that of Inf.
+      for (std::uint8_t& byte : *bytes)
+        byte = (next = static_cast<std::uint8_t>(next * 5 + 1)) & 63;
+    }
+    for (float& value : m.nested_scales) value = 0.25F * static_cast<float>(++next);
+    for (float& value : m.nested_offsets) value = 0.5F * static_cast<float>(++next);
+    layer.details["gptq.g_idx"] = "none";
+    const StoredLayer read = read_back(layout(), expect_round_trip(layout(), layer));
+    EXPECT_EQ(read.weight.offsets, m.offsets);
+    EXPECT_EQ(read.weight.nested_scales, m.nested_scales);
+    EXPECT_EQ(read.weight.nested_offsets, m.nested_offsets);
+    EXPECT_EQ(read.details, layer.details);
+    for (std::size_t col = 0; col < 512; ++col) {
+      EXPECT_EQ(read.weight.value(1, col), m.value(1, col));
+    }
+  }
+}
+
 TEST(NybbleLayout, KeepsAllThatIsAroundALayer) {
   for (const char* spec : {"int4:zero_point=true", "nf4:double=true", "amxfp4", "nvfp4"}) {
     SCOPED_TRACE(spec);
@@ -105,6 +131,18 @@ TEST(NybbleLayout, ReadsEarlyFilesWithOneFormatAndNoShapes) {
   EXPECT_EQ(read.shape, (Shape{4, 64}));
   EXPECT_EQ(read.weight.codes, broken.weight.codes);
   EXPECT_EQ(read.weight.value(3, 63), 0.0F);
+  EXPECT_EQ(layout().write(read).tensors.size(), 2U);  // as they were
+}
+
+TEST(NybbleLayout, RefusesTensorsThatAFormatHasNoUseFor) {
+  const WrittenLayer written = layout().write(random_layer("m.q", "int4", {4, 32}));
+  for (const char* part : {"zero_points", "nested_scales", "nested_offset", "tensor_scale"}) {
+    WrittenLayer more = written;
+    more.tensors.push_back(
+        tensor(std::string("m.q.weight.") + part, TensorType::f32, {2}, std::vector<float>{1, 1}));
+    expect_error(ErrorCode::bad_file, {part, "int4"},
+                 [&] { static_cast<void>(read_back(layout(), more)); });
+  }
 }
 
 TEST(NybbleLayout, TakesALayersOwnFormatBeforeThatOfTheFile) {
@@ -153,6 +191,7 @@ TEST(NybbleLayout, RefusesValuesThatNoLayerHas) {
   set("sparse_column", 0, std::uint32_t{52}, "column 52 of 52");
   set("sparse_value", 0, std::nanf(""), "finite numbers");
   set("input_scale", 8, std::nanf(""), "finite numbers");
+  set("input_scale", 8, -0.0F, "divisor of 0");
   set("shape", 0, std::int64_t{5}, "[5, 52]");
   set("shape", 8, std::int64_t{65}, "[6, 65]");
   set("shape", 8, std::int64_t{0}, "[6, 0]");
