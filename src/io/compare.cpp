@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -34,7 +36,9 @@ bool same_bytes(const std::vector<T>& a, const std::vector<T>& b) {
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-bool same_bytes(float a, float b) { return std::memcmp(&a, &b, sizeof(float)) == 0; }
+bool same_bytes(float a, float b) {
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+}
 
 bool same_transforms(const Transforms& a, const Transforms& b) {
   return same_bytes(a.channel_scale.scale, b.channel_scale.scale) &&
