@@ -82,8 +82,8 @@ TensorInfo read_tensor(const std::string& tensor_name, const json& entry, std::s
   const auto [begin, end] = std::tie(offsets[0], offsets[1]);
   if (begin > end) fail(where, fmt::format("data_offsets end {} before begin {}", end, begin));
   if (end > data_size) {
-    fail(where, fmt::format("data_offsets end {}, expected at most the {} bytes of data", end,
-                            data_size));
+    fail(where,
+         fmt::format("data_offsets end {}, expected at most the {} bytes of data", end, data_size));
   }
   const auto expected = byte_count(tensor.shape, tensor_type_bits(tensor.type));
   if (!expected) {

@@ -443,7 +443,8 @@ const std::vector<MethodFamily>& method_families() {
        "order=activation|group_aware|natural, act_order=true|false, static_groups=true|false, "
        "stale_groups=false|true, zero_dead=false|true, scales=search|range, damp=auto|0..1000, "
        "damp_of=mean|diagonal, refine=full|cd|none, passes=0..1000, refits=0..1000, "
-       "channel_scale=auto|false (auto: after no transform and with scales=search, refine=full, channels are "
+       "channel_scale=auto|false (auto: after no transform and with scales=search, refine=full, "
+       "channels are "
        "scaled as by awq where that gains a decibel)",
        make_gptq},
       {"omniquant", "learned clipping and, with activations, channel scales (OmniQuant)",

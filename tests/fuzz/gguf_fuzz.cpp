@@ -1,5 +1,5 @@
-// Whatever the bytes say, parse returns tensors inside them that can be decoded or throws Error, and
-// takes memory in proportion to their size (run with -malloc_limit_mb and -rss_limit_mb).
+// Whatever the bytes say, parse returns tensors inside them that can be decoded or throws Error,
+// and takes memory in proportion to their size (run with -malloc_limit_mb and -rss_limit_mb).
 #include <cstdint>
 #include <cstdlib>
 #include <span>

@@ -122,9 +122,8 @@ TEST(PackedMatrix, GroupsThatAreNoMultipleOf16AreRefused) {
   expect_error(ErrorCode::unsupported, {"plain", "groups of 24", "multiples of 16"},
                [&] { PackedMatrix(QuantizedMatrix(format, 2, 48), executor); });
   for (const char* spec : {"nf4:block=8", "fp4_bnb:block=2"}) {  // of files, not in all_specs()
-    expect_error(ErrorCode::unsupported, {spec, "multiples of 16"}, [&] {
-      PackedMatrix(QuantizedMatrix(parse_format(spec), 2, 48), executor);
-    });
+    expect_error(ErrorCode::unsupported, {spec, "multiples of 16"},
+                 [&] { PackedMatrix(QuantizedMatrix(parse_format(spec), 2, 48), executor); });
   }
   expect_error(ErrorCode::unsupported, {"activations: 8"},
                [&] { PackedMatrix(QuantizedMatrix(parse_format("int4"), 2, 48), executor, 8); });
