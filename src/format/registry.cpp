@@ -320,7 +320,7 @@ const std::vector<FormatFamily>& format_families() { return families(); }
 const std::vector<FormatFamily>& imported_formats() {
   static const std::vector<FormatFamily> rows = {
       {"q4_1", "GGUF's Q4_1: 0..15 with an f16 scale and an f16 offset per 32", "",
-       make_imported<kQ4_1>},
+       make_imported<kQ41>},
       {"q4_k", "GGUF's Q4_K: 0..15 with a 6-bit scale and offset per 32, f16 ones per 256", "",
        make_imported<kQ4K>},
       {"iq4_xs", "GGUF's IQ4_XS: IQ4_NL's integers with a 6-bit scale per 32, an f16 one per 256",

@@ -274,7 +274,7 @@ void CheckpointPlan::Data::describe() {
     for (const TensorToWrite& written : item.written) {
       tensor.bytes += io::byte_count(written.shape, tensor_type_bits(written.type)).value();
     }
-    tensor.exact = !method.may_change_input(false).any();
+    tensor.exact = !method.may_change_input(false).any() && !layout->sizes_vary(format);
     exact = exact && tensor.exact;
   }
 }

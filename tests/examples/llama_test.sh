@@ -86,7 +86,6 @@ expect_imported() {
 
 expect_imported int4 rtn gptq gptq_v2 awq_gemm awq_gemv compressed_tensors gguf
 expect_imported int4:group=128,zero_point=true gptq:channel_scale=false gptq awq_gemm
-expect_imported int4:group=32 gptq:channel_scale=false,static_groups=false gptq_v2
 expect_imported mxfp4 rtn compressed_tensors_mxfp4 gguf
 expect_imported nvfp4 gptq:channel_scale=false modelopt_nvfp4 gguf
 expect_imported nf4 rtn bitsandbytes
@@ -160,7 +159,7 @@ expect_damage() {
     fail "nothing was damaged: $2"
   expect_exit 3 "$1" perplexity --model "$scratch/damaged" --text "$text"
 }
-expect_damage "no quantized layer ${layer%.weight}" "s/$layer.codes/$layer.c0des/"
+expect_damage "no tensor $layer" "s/$layer.codes/$layer.c0des/"
 expect_damage "no tensor \"$layer.scales\"" "s/$layer.scales/$layer.sca1es/"
 expect_damage "\"$layer.zero_points\" is I8 .*expected U8" \
   "s/\($layer.zero_points\":{\"dtype\":\"\)U8/\1I8/"
@@ -249,7 +248,7 @@ expect_exit 2 '--tokens and --text' perplexity --model "$models/mini"
 expect_exit 2 '--text needs' perplexity --model "$models/stories260k" --text "$mini_text"
 expect_exit 2 'positions' perplexity --model "$models/mini" --text "$mini_text" --window 512
 expect_exit 2 'format/path' compare --model "$models/mini" --rows int4
-expect_exit 3 'config.json' perplexity --model "$scratch/nowhere" --text "$mini_text"
+expect_exit 3 'nowhere' perplexity --model "$scratch/nowhere" --text "$mini_text"
 expect_exit 3 'nothing.txt' perplexity --model "$models/mini" --text "$scratch/nothing.txt"
 expect_exit 3 'vocabulary' perplexity --model "$models/mini" \
   --tokens "$models/booklm/heldout_books.u16"

@@ -23,7 +23,7 @@ class TemporaryFolder {
   explicit TemporaryFolder(const std::string& parent = testing::TempDir()) {
     std::string pattern = parent + "/nybble-XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp: " + pattern);
-    path_ = pattern;
+    path_ = std::filesystem::path(pattern).lexically_normal();  // TempDir() may end in '/'
   }
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;

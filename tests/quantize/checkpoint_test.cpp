@@ -113,8 +113,9 @@ TEST_F(QuantizeCheckpoint, MakesFilesOfTheSizesPlannedInEveryLayout) {
         ASSERT_EQ(error.code(), ErrorCode::unsupported) << layout << ": " << error.what();
         continue;
       }
-      ASSERT_TRUE(plan->exact());
       const auto files = run(layout + format);
+      ASSERT_EQ(plan->exact(),
+                layout != "bitsandbytes" || !std::string(format).ends_with("double=true"));
       std::map<std::string, std::size_t> sizes;
       for (const auto& [name, text] : files) sizes[name] = text.size();
       std::map<std::string, std::size_t> planned;
@@ -123,8 +124,12 @@ TEST_F(QuantizeCheckpoint, MakesFilesOfTheSizesPlannedInEveryLayout) {
         planned[file.name] = file.bytes;
         total += file.bytes;
       }
-      EXPECT_EQ(sizes, planned) << layout << " " << format;
-      EXPECT_EQ(report_.bytes, total);
+      if (plan->exact()) {
+        EXPECT_EQ(sizes, planned) << layout << " " << format;
+        EXPECT_EQ(report_.bytes, total);
+      } else {
+        EXPECT_GE(report_.bytes, total);
+      }
       EXPECT_EQ(QuantizedCheckpoint(folder_ / (layout + format)).layers().size(), 4u)
           << layout << " " << format;
     }

@@ -21,7 +21,7 @@ struct ImportedFormat {
 };
 
 /// value = level * scale + offset, an f16 scale and an f16 offset per 32 (ggml's block_q4_1).
-inline constexpr ImportedFormat kQ4_1 = {"q4_1", Uint4Levels::kLevels, true, 0};
+inline constexpr ImportedFormat kQ41 = {"q4_1", Uint4Levels::kLevels, true, 0};
 /// The same with scales and offsets of 6 bits times an f16 of each per 8 groups (block_q4_K).
 inline constexpr ImportedFormat kQ4K = {"q4_k", Uint4Levels::kLevels, true, 8};
 /// level * scale with IQ4_NL's levels, signed scales of 6 bits times an f16 per 8 groups

@@ -163,6 +163,9 @@ class BitsandbytesLayout final : public Layout {
                                std::span<const Module> modules) const override;
   [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
   void check(const AnyFormat& format, std::span<const std::size_t> shape) const override;
+  [[nodiscard]] bool sizes_vary(const AnyFormat& format) const override {
+    return format.info().double_quantized;  // nested_offset is in the JSON
+  }
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override;
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& format,
                                               std::span<const std::string> plain) const override;

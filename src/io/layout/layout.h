@@ -93,6 +93,8 @@ class Layout {
   /// Whether its files hold the reciprocal of a tensor scale: quantizers must then choose one that
   /// is the reciprocal of an f32 (TensorScale::divisor).
   [[nodiscard]] virtual bool holds_divisor() const { return false; }
+  /// Whether what weights of a format take depends on their values, too: numbers written as text.
+  [[nodiscard]] virtual bool sizes_vary(const AnyFormat& /*format*/) const { return false; }
   /// Without loss. Throws unsupported naming the layer where this layout cannot hold it.
   [[nodiscard]] virtual WrittenLayer write(const StoredLayer& layer) const = 0;
   /// quantization_config for config.json. `format` is that of the layers, `plain` the modules with

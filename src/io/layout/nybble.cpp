@@ -15,8 +15,8 @@
 //   P.channel_scale  F32 [columns], P.permutation U32 [columns], P.hadamard_signs F32 [columns]
 //   P.low_rank_a     F32 [rank, columns], P.low_rank_b F32 [rows, rank]
 //   P.sparse_row_start U32 [rows + 1], P.sparse_column U32 [entries], P.sparse_value F32 [entries]
-// and __metadata__ says nybble.version, P.format (nybble.format for those layers that have none),
-// P.hadamard_block, and P.details: StoredLayer's, a JSON object, where there are any.
+// and __metadata__ says nybble.version, P.format (nybble.format for those layers that have none)
+// and P.hadamard_block.
 
 #include <fmt/format.h>
 
@@ -27,7 +27,6 @@
 #include "nybble/format/registry.h"
 #include "src/io/checked.h"
 #include "src/io/layout/stored_tensors.h"
-#include "src/io/strict_json.h"
 
 namespace nybble::io {
 
@@ -133,7 +132,6 @@ class Reader {
     if (format.info().tensor_scale) matrix.tensor = read_tensor_scale("tensor_scale");
     expect_no_others(matrix);
     StoredLayer layer{module, shape, std::move(matrix), read_transforms(shape.back())};
-    read_details(layer);
     if (!has("shape")) layer.details[kNoShape] = "";
     if (has("input_scale")) layer.input_scale = read_tensor_scale("input_scale");
     read_side_branches(layer);
@@ -250,20 +248,6 @@ class Reader {
     return transforms;
   }
 
-  void read_details(StoredLayer& layer) const {
-    const std::string* text = find_metadata(source_, prefix_ + "details");
-    if (text == nullptr) return;
-    const nlohmann::json details = parse_strict_json(
-        std::as_bytes(std::span(*text)), source_.where() + ": " + prefix_ + "details", 1);
-    for (const auto& [key, value] : details.items()) {
-      if (!value.is_string()) {
-        throw metadata_error(prefix_ + "details",
-                             fmt::format("holds {}, expected texts", quote(value.dump())));
-      }
-      layer.details[key] = value.get<std::string>();
-    }
-  }
-
   void read_side_branches(StoredLayer& layer) const {
     const std::size_t rows = layer.weight.rows;
     if (has("low_rank_a") || has("low_rank_b")) {
@@ -345,7 +329,6 @@ class Writer {
     if (layer_.input_scale) add_tensor_scale("input_scale", *layer_.input_scale);
     add_transforms();
     add_side_branches();
-    add_details();
     return std::move(out_);
   }
 
@@ -358,13 +341,6 @@ class Writer {
     std::vector<float> values = {tensor.scale, tensor.amax};
     if (tensor.divisor != 0) values.push_back(tensor.divisor);
     add(part, TensorType::f32, {values.size()}, values);
-  }
-  void add_details() {
-    nlohmann::ordered_json details = nlohmann::ordered_json::object();
-    for (const auto& [key, value] : layer_.details) {
-      if (key != kNoShape) details[key] = value;
-    }
-    if (!details.empty()) out_.metadata[prefix_ + "details"] = details.dump();
   }
   void add_transforms() {
     const Transforms& t = layer_.transforms;

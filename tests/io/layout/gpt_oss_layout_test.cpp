@@ -44,7 +44,7 @@ TEST(GptOssLayout, RoundTripsLayersWithAndWithoutExperts) {
     for (const char* name : {"m.down_proj", "block.1.mlp.mlp2_weight"}) {
       StoredLayer layer = random_layer(name, "mxfp4", shape);
       layer.weight.scales[0] = 255;
-      expect_round_trip(layout(), layer);
+      expect_kept(layout(), layer);
     }
   }
 }

@@ -94,8 +94,8 @@ inline StoredLayer read_back(const io::Layout& layout, io::WrittenLayer written,
 }
 
 /// Write, read, write: the same layer and the same bytes. Returns what was written.
-inline io::WrittenLayer expect_round_trip(const io::Layout& layout, const StoredLayer& layer,
-                                          const json& config = json::object()) {
+inline io::WrittenLayer expect_kept(const io::Layout& layout, const StoredLayer& layer,
+                                    const json& config = json::object()) {
   layout.check(layer.weight.format, layer.shape);
   io::WrittenLayer written = layout.write(layer);
   const StoredLayer read = read_back(layout, written, config);
