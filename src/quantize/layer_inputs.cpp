@@ -84,7 +84,7 @@ std::optional<LayerInputs::Place> LayerInputs::find_exactly(const std::string& l
 }
 
 std::optional<LayerInputs::Place> LayerInputs::find(const std::string& layer) const {
-  if (const std::optional<Place> place = find_exactly(layer)) return place;
+  if (std::optional<Place> place = find_exactly(layer)) return place;
   for (const auto& shared : kShared) {
     if (!layer.ends_with(shared.layer)) continue;
     const std::string before = layer.substr(0, layer.size() - shared.layer.size());

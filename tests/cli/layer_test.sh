@@ -139,7 +139,7 @@ for text in '<svg xmlns="http://www.w3.org/2000/svg"' '>int4:group=16,zero_point
   '>awq+gptq:damp=0.01,refine=cd</text>' '>4.25</text>' '</svg>'; do
   grep -q -F "$text" made/s.svg || fail "--chart: no '$text'"
 done
-grep -q -i -e 'script' -e 'href' -e 'nan' -e 'inf' made/s.svg &&
+grep -q -i -e '<script' -e 'href' -e 'nan' -e 'inf' made/s.svg &&
   fail '--chart: scripts, links or NaN'
 if command -v python3 >/dev/null 2>&1; then
   python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' made/s.svg ||
