@@ -76,7 +76,7 @@ TEST(CompressedTensorsNvfp4Layout, NamesTheTensorThatIsMissingOrOfAnotherTypeOrS
 TEST(CompressedTensorsNvfp4Layout, RefusesScalesThatNoWriterMakes) {
   const io::Layout& layout = find_layout("compressed_tensors_nvfp4");
   const WrittenLayer written = layout.write(nvfp4_layer({4, 32}));
-  for (const unsigned byte : {0x7F, 0x80, 0xB8, 0xFF}) {
+  for (const unsigned byte : {0x7FU, 0x80U, 0xB8U, 0xFFU}) {
     expect_damage(layout, written, "m.q.weight_scale", {"m.q.weight_scale", "[2, 1]"},
                   [&](OwnedTensor& t) { t.bytes[5] = static_cast<std::byte>(byte); });
   }

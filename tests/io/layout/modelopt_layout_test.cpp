@@ -70,7 +70,7 @@ TEST(ModeloptNvfp4Layout, NamesTheTensorThatIsMissingOrOfAnotherTypeOrShape) {
 
 TEST(ModeloptNvfp4Layout, RefusesScalesThatNoWriterMakes) {
   const WrittenLayer written = layout().write(random_layer("m.q", "nvfp4", {4, 32}));
-  for (const unsigned byte : {0x7F, 0x80, 0xFF}) {
+  for (const unsigned byte : {0x7FU, 0x80U, 0xFFU}) {
     expect_damage(layout(), written, "m.q.weight_scale", {"m.q.weight_scale", "[3, 0]"},
                   [&](OwnedTensor& t) { t.bytes[6] = static_cast<std::byte>(byte); });
   }
