@@ -66,7 +66,7 @@ bool is_other_width(const TensorSource& source, const std::string& module,
   constexpr std::uint64_t kMost = std::uint64_t{1} << 48;
   if (sizes[0] != packed.shape[0] || sizes[1] > kMost) return false;
   if (weights_option(source.config(), "num_bits") == 4) return false;
-  for (const std::uint64_t bits : {1, 2, 3, 5, 6, 7, 8}) {
+  for (const std::uint64_t bits : {1U, 2U, 3U, 5U, 6U, 7U, 8U}) {
     // Whole words a code (older files) or bits in a row.
     const bool fits = divide_up(sizes[1], 32 / bits) == packed.shape[1] ||
                       divide_up(sizes[1] * bits, 32) == packed.shape[1];
