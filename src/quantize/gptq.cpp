@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -259,6 +261,27 @@ double outputs_of(MatrixView weight, MatrixView moment, std::size_t most, Execut
 
 double ratio(double error, double whole) { return whole > 0 ? error / whole : 0; }
 
+/// Puts the columns of each group in the order of the input. The weights stay what they were, and
+/// files that say of a column only which group it is in (GPTQ's g_idx) can hold them.
+void sort_inside_groups(std::vector<std::uint32_t>& source, RowCodes& codes) {
+  const std::size_t k = source.size();
+  std::vector<std::uint32_t> from(k);
+  std::iota(from.begin(), from.end(), 0U);
+  for (std::size_t begin = 0; begin < k; begin += codes.group) {
+    const auto first = from.begin() + static_cast<std::ptrdiff_t>(begin);
+    const auto last = first + static_cast<std::ptrdiff_t>(std::min(codes.group, k - begin));
+    std::sort(first, last, [&](std::uint32_t a, std::uint32_t b) { return source[a] < source[b]; });
+  }
+  const std::vector<std::uint32_t> old_source = source;
+  for (std::size_t i = 0; i < k; ++i) source[i] = old_source[from[i]];
+  std::vector<std::uint8_t> old_codes(k);
+  for (std::size_t row = 0; row < codes.rows; ++row) {
+    std::uint8_t* row_codes = &codes.codes[row * k];
+    std::copy_n(row_codes, k, old_codes.begin());
+    for (std::size_t i = 0; i < k; ++i) row_codes[i] = old_codes[from[i]];
+  }
+}
+
 class Quantizer {
  public:
   Quantizer(MatrixView weight, const AnyFormat& format, const Calibration& calibration,
@@ -277,6 +300,7 @@ class Quantizer {
     const Problem problem =
         problem_of(weight_, moment, options_.damping ? *options_.damping : best_damping());
     GptqResult out{QuantizedMatrix(format_), {problem.source}, {}};
+    std::vector<std::uint32_t>& source = out.permutation.source;
     const OrderedHessian& hessian = problem.hessian;
     out.report.damping = hessian.damping;
     out.report.damping_raised = hessian.damping_raised;
@@ -293,6 +317,7 @@ class Quantizer {
       out.report.descended = refine(problem, codes);
       out.report.error = relative_error(codes);
     }
+    if (!source.empty()) sort_inside_groups(source, codes);
     out.matrix = to_matrix(codes, executor_);
     return out;
   }

@@ -86,6 +86,7 @@ expect_imported() {
 
 expect_imported int4 rtn gptq gptq_v2 awq_gemm awq_gemv compressed_tensors gguf
 expect_imported int4:group=128,zero_point=true gptq:channel_scale=false gptq awq_gemm
+expect_imported int4 gptq:channel_scale=false,static_groups=false gptq gptq_v2 compressed_tensors
 expect_imported mxfp4 rtn compressed_tensors_mxfp4 gguf
 expect_imported nvfp4 gptq:channel_scale=false modelopt_nvfp4 gguf
 expect_imported nf4 rtn bitsandbytes

@@ -163,6 +163,10 @@ TEST(Gptq, EveryOrderRuns) {
                                                &layer.calibration, serial);
     EXPECT_EQ(ours.transforms.permutation.source.empty(),
               std::string(method) != "gptq:static_groups=false");
+    const std::vector<std::uint32_t>& source = ours.transforms.permutation.source;
+    for (std::size_t i = 1; i < source.size(); ++i) {
+      if (i % 32 != 0) EXPECT_LT(source[i - 1], source[i]) << "inside the group of " << i;
+    }
     EXPECT_GT(output_sqnr_db(layer.test_view(), layer.view(), ours, {}, serial),
               output_sqnr_db(layer.test_view(), layer.view(), rtn, {}, serial) + 1.5);
   }

@@ -70,7 +70,8 @@ struct GptqReport {
 
 struct GptqResult {
   QuantizedMatrix matrix;
-  Permutation permutation;  ///< of the input; empty unless dynamic groups in activation order
+  /// Of the input; empty unless dynamic groups in activation order. Ascending inside each group.
+  Permutation permutation;
   GptqReport report;
 };
 
