@@ -95,7 +95,7 @@ void LayerConverter::expect_source_again(const Entry& entry, const StoredLayer& 
   if (files_.gguf) {
     expect_same_blocks(entry, layer, back);
   } else {
-    expect_same_tensors(entry, back);
+    expect_same_tensors(entry, layer, back);
   }
 }
 
@@ -114,7 +114,8 @@ void LayerConverter::expect_same_blocks(const Entry& entry, const StoredLayer& l
   }
 }
 
-void LayerConverter::expect_same_tensors(const Entry& entry, const StoredLayer& back) const {
+void LayerConverter::expect_same_tensors(const Entry& entry, const StoredLayer& layer,
+                                         const StoredLayer& back) const {
   const WrittenLayer again = find_layout(entry.layout).write(back);
   const auto lost = [&](const std::string& what) {
     refuse(entry.name, fmt::format("cannot hold what layout {} says in {}: it would not come back "
@@ -140,6 +141,9 @@ void LayerConverter::expect_same_tensors(const Entry& entry, const StoredLayer& 
     if (before == checkpoint_.metadata().end() || before->second != value) {
       lost("metadata " + quote(key));
     }
+  }
+  for (const auto& [key, value] : own_metadata(entry, layer)) {
+    if (!again.metadata.contains(key)) lost("metadata " + quote(key));
   }
 }
 

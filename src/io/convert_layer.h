@@ -50,7 +50,8 @@ class LayerConverter {
                            const StoredLayer& back) const;
   void expect_same_blocks(const Entry& entry, const StoredLayer& layer,
                           const StoredLayer& back) const;
-  void expect_same_tensors(const Entry& entry, const StoredLayer& back) const;
+  void expect_same_tensors(const Entry& entry, const StoredLayer& layer,
+                           const StoredLayer& back) const;
   [[noreturn]] void refuse(const std::string& layer, const std::string& why) const;
 
   const QuantizedCheckpoint& checkpoint_;

@@ -77,6 +77,17 @@ std::string state_text(const State& state) {
   return text + "}";
 }
 
+/// What is written of a layer that did not come with a text of its own.
+State state_of(const StoredLayer& layer) {
+  const FormatInfo& info = layer.weight.format.info();
+  return {info.name == "nf4" ? "nf4" : "fp4",
+          layer.weight.group,
+          "bfloat16",
+          layer.shape,
+          info.double_quantized,
+          layer.weight.nested_offset};
+}
+
 /// Reads members of the JSON, with errors that name it.
 class StateReader {
  public:
@@ -321,8 +332,9 @@ StoredLayer BitsandbytesLayout::read(const TensorSource& source, const Module& m
   swap_nibbles(codes.bytes, matrix.codes.data());
 
   StoredLayer out{module.name, state.shape, std::move(matrix), {}};
-  out.details[kStateDetail] = std::string(reinterpret_cast<const char*>(state_tensor->bytes.data()),
-                                          state_tensor->bytes.size());
+  const std::string text(reinterpret_cast<const char*>(state_tensor->bytes.data()),
+                         state_tensor->bytes.size());
+  if (text != state_text(state_of(out))) out.details[kStateDetail] = text;
   if (codes.type != TensorType::u8) {
     out.details[kStorageDetail] = std::string(tensor_type_name(codes.type));
   }
@@ -369,16 +381,10 @@ std::vector<std::byte> join_groups(const StoredLayer& layer, std::size_t block) 
 WrittenLayer BitsandbytesLayout::write(const StoredLayer& layer) const {
   check_write(*this, layer, HeldTransforms::none);
   const QuantizedMatrix& matrix = layer.weight;
-  const FormatInfo& info = matrix.format.info();
   const std::string weight = layer.name + ".weight";
 
   // The text the layer came with, as long as it says the same.
-  State state{info.name == "nf4" ? "nf4" : "fp4",
-              matrix.group,
-              "bfloat16",
-              layer.shape,
-              info.double_quantized,
-              matrix.nested_offset};
+  State state = state_of(layer);
   std::string text;
   const std::string& kept = detail(layer, kStateDetail);
   if (kept.find(fmt::format("\"{}\"", state.type)) != std::string::npos) {
@@ -431,7 +437,8 @@ WrittenLayer BitsandbytesLayout::write(const StoredLayer& layer) const {
     out.tensors.push_back(
         {weight + ".nested_quant_map", TensorType::f32, {256}, bytes_of(nested_table())});
   }
-  out.tensors.push_back({weight + ".quant_map", TensorType::f32, {16}, bytes_of(file_table(info))});
+  out.tensors.push_back(
+      {weight + ".quant_map", TensorType::f32, {16}, bytes_of(file_table(matrix.format.info()))});
   out.tensors.push_back({weight + ".quant_state.bitsandbytes__" + state.type,
                          TensorType::u8,
                          {text.size()},

@@ -15,8 +15,8 @@
 //   P.channel_scale  F32 [columns], P.permutation U32 [columns], P.hadamard_signs F32 [columns]
 //   P.low_rank_a     F32 [rank, columns], P.low_rank_b F32 [rows, rank]
 //   P.sparse_row_start U32 [rows + 1], P.sparse_column U32 [entries], P.sparse_value F32 [entries]
-// and __metadata__ says nybble.version, P.format (nybble.format for those layers that have none)
-// and P.hadamard_block.
+// and __metadata__ says nybble.version, P.format (nybble.format for those layers that have none),
+// P.hadamard_block, and P.detail.NAME for each of StoredLayer::details.
 
 #include <fmt/format.h>
 
@@ -40,6 +40,8 @@ constexpr const char* kVersion = "1";
 constexpr const char* kCodes = ".weight.codes";
 /// The detail of a layer whose file has no shape of it.
 constexpr const char* kNoShape = "nybble.no_shape";
+/// Before the name of a detail, in metadata.
+constexpr const char* kDetail = "detail.";
 
 TensorType scales_type(const FormatInfo& info) {
   if (info.double_quantized) return TensorType::u8;
@@ -132,7 +134,7 @@ class Reader {
     if (format.info().tensor_scale) matrix.tensor = read_tensor_scale("tensor_scale");
     expect_no_others(matrix);
     StoredLayer layer{module, shape, std::move(matrix), read_transforms(shape.back())};
-    if (!has("shape")) layer.details[kNoShape] = "";
+    read_details(layer);
     if (has("input_scale")) layer.input_scale = read_tensor_scale("input_scale");
     read_side_branches(layer);
     try {
@@ -265,6 +267,16 @@ class Reader {
     }
   }
 
+  void read_details(StoredLayer& layer) const {
+    if (!has("shape")) layer.details[kNoShape] = "";
+    const std::string prefix = prefix_ + kDetail;
+    const auto& metadata = source_.metadata();
+    for (auto at = metadata.lower_bound(prefix); at != metadata.end(); ++at) {
+      if (!at->first.starts_with(prefix)) break;
+      layer.details[at->first.substr(prefix.size())] = at->second;
+    }
+  }
+
   [[nodiscard]] bool has(const char* part) const { return source_.find(prefix_ + part) != nullptr; }
   [[nodiscard]] Error wrong(const char* part, const std::string& found) const {
     return bad_tensor(source_, prefix_ + part, found);
@@ -329,6 +341,9 @@ class Writer {
     if (layer_.input_scale) add_tensor_scale("input_scale", *layer_.input_scale);
     add_transforms();
     add_side_branches();
+    for (const auto& [name, value] : layer_.details) {
+      if (name != kNoShape) out_.metadata[prefix_ + kDetail + name] = value;
+    }
     return std::move(out_);
   }
 
