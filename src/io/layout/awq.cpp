@@ -14,10 +14,9 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
-#include "src/io/layout/layout.h"
 #include "src/io/layout/packing.h"
 #include "src/io/layout/qweight.h"
-#include "src/io/layout/write_checks.h"
+#include "src/io/layout/stored_tensors.h"
 
 namespace nybble::io {
 
@@ -124,7 +123,7 @@ StoredLayer AwqGemmLayout::read(const TensorSource& source, const Module& module
 }
 
 WrittenLayer AwqGemmLayout::write(const StoredLayer& layer) const {
-  check_write(*this, layer, HeldTransforms::none);
+  check_write(*this, layer, {});
   const QuantizedMatrix& matrix = layer.weight;
   const std::size_t rows = matrix.rows;
   const std::size_t groups = matrix.groups;
@@ -269,7 +268,7 @@ void AwqGemvLayout::check(const AnyFormat& format, std::span<const std::size_t> 
 }
 
 WrittenLayer AwqGemvLayout::write(const StoredLayer& layer) const {
-  check_write(*this, layer, HeldTransforms::none);
+  check_write(*this, layer, {});
   const QuantizedMatrix& matrix = layer.weight;
   const std::size_t rows = matrix.rows;
   const std::size_t groups = matrix.groups;

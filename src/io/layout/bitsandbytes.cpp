@@ -22,9 +22,8 @@
 #include "nybble/format/nf4.h"
 #include "nybble/format/registry.h"
 #include "src/io/checked.h"
-#include "src/io/layout/layout.h"
 #include "src/io/layout/packing.h"
-#include "src/io/layout/write_checks.h"
+#include "src/io/layout/stored_tensors.h"
 #include "src/io/safetensors_format.h"
 #include "src/io/strict_json.h"
 
@@ -379,7 +378,7 @@ std::vector<std::byte> join_groups(const StoredLayer& layer, std::size_t block) 
 }
 
 WrittenLayer BitsandbytesLayout::write(const StoredLayer& layer) const {
-  check_write(*this, layer, HeldTransforms::none);
+  check_write(*this, layer, {});
   const QuantizedMatrix& matrix = layer.weight;
   const std::string weight = layer.name + ".weight";
 

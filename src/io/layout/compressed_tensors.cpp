@@ -44,12 +44,6 @@ std::vector<Module> find_packed(const TensorSource& source, bool two_levels) {
   return modules;
 }
 
-/// "": an [N, K] that is whole groups.
-std::string shape_refusal(std::span<const std::size_t> shape, std::size_t group) {
-  if (shape.size() == 2 && shape[1] % group == 0) return {};
-  return fmt::format("shape {}, expected [N, K] with K a multiple of {}", shape_text(shape), group);
-}
-
 class Nvfp4 final : public RefusingLayout {
  public:
   [[nodiscard]] std::string name() const override { return "compressed_tensors_nvfp4"; }
@@ -69,11 +63,17 @@ class Nvfp4 final : public RefusingLayout {
     return evidence;
   }
   [[nodiscard]] bool holds_divisor() const override { return true; }
-  [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
+  [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override {
+    refuse_transform_config(source);
+    return read_nvfp4(source, module, parts());
+  }
   [[nodiscard]] AnyFormat format_for(const AnyFormat& format) const override {
     return format.info().spec == "nvfp4" ? parse_format("nvfp4:tensor=divisor") : format;
   }
-  [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override;
+  [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override {
+    check_write(*this, layer, {.input_scale = true});
+    return write_nvfp4(layer, parts());
+  }
   [[nodiscard]] nlohmann::ordered_json config(const AnyFormat& /*format*/,
                                               std::span<const std::string> plain) const override {
     return compressed_tensors_config(kFormat,
@@ -90,52 +90,15 @@ class Nvfp4 final : public RefusingLayout {
   static constexpr const char* kFormat = "nvfp4-pack-quantized";
   static constexpr std::size_t kGroup = 16;
 
+  static Nvfp4Parts parts() { return {kPacked, kScale, kGlobalScale, kInputScale, {1}, true}; }
   [[nodiscard]] std::string refusal(const AnyFormat& format,
                                     std::span<const std::size_t> shape) const override {
     if (!is_e2m1(format.info(), ScaleType::e4m3, kGroup, true)) {
       return fmt::format("format '{}', expected nvfp4", format.info().spec);
     }
-    return shape_refusal(shape, kGroup);
+    return e2m1_shape_refusal(shape, kGroup);
   }
 };
-
-StoredLayer Nvfp4::read(const TensorSource& source, const Module& module) const {
-  refuse_transform_config(source);
-  const TensorView& packed = expect_rank(source, module.name + kPacked, TensorType::u8, 2, 2);
-  const std::size_t rows = packed.shape[0];
-  const std::size_t cols = packed.shape[1] * 2;
-  const TensorView& scales = source.expect(module.name + kScale, TensorType::f8_e4m3,
-                                           Shape{rows, whole_groups(source, packed, cols, kGroup)});
-  QuantizedMatrix weight = e2m1_matrix("nvfp4", rows, cols, packed, scales);
-  check_block_scales(source, scales);
-  const auto global = [&](const char* suffix) {
-    const std::string tensor = module.name + suffix;
-    return tensor_scale_from(source, tensor, expect_positive(source, tensor, Shape{1}), true);
-  };
-  weight.tensor = global(kGlobalScale);
-  StoredLayer layer{module.name, {rows, cols}, std::move(weight), {}};
-  if (source.find(module.name + kInputScale) != nullptr) layer.input_scale = global(kInputScale);
-  return layer;
-}
-
-WrittenLayer Nvfp4::write(const StoredLayer& layer) const {
-  check_layer(layer, {.input_scale = true});
-  check_block_scales(layer);
-  const QuantizedMatrix& weight = layer.weight;
-  WrittenLayer out;
-  const auto add_global = [&](const char* suffix, const TensorScale& scale) {
-    const std::string tensor = layer.name + suffix;
-    out.tensors.push_back(
-        owned_tensor(tensor, TensorType::f32, {1}, std::vector{divisor_of(scale, tensor)}));
-  };
-  out.tensors.push_back(owned_tensor(layer.name + kPacked, TensorType::u8,
-                                     {weight.rows, weight.cols / 2}, weight.codes));
-  out.tensors.push_back(owned_tensor(layer.name + kScale, TensorType::f8_e4m3,
-                                     {weight.rows, weight.groups}, weight.scales));
-  add_global(kGlobalScale, weight.tensor);
-  if (layer.input_scale) add_global(kInputScale, *layer.input_scale);
-  return out;
-}
 
 class Mxfp4 final : public RefusingLayout {
  public:
@@ -167,10 +130,9 @@ class Mxfp4 final : public RefusingLayout {
     return layer;
   }
   [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override {
-    check_layer(layer, {});
+    check_write(*this, layer, {});
     const QuantizedMatrix& weight = layer.weight;
-    const auto detail = layer.details.find(kScaleType);
-    const bool e8m0 = detail != layer.details.end() && detail->second == kE8m0;
+    const bool e8m0 = detail(layer, kScaleType) == kE8m0;
     return {{owned_tensor(layer.name + kPacked, TensorType::u8, {weight.rows, weight.cols / 2},
                           weight.codes),
              owned_tensor(layer.name + kScale, e8m0 ? TensorType::f8_e8m0 : TensorType::u8,
@@ -200,7 +162,7 @@ class Mxfp4 final : public RefusingLayout {
     if (!is_e2m1(format.info(), ScaleType::e8m0, kGroup, false)) {
       return fmt::format("format '{}', expected mxfp4 with groups of 32", format.info().spec);
     }
-    return shape_refusal(shape, kGroup);
+    return e2m1_shape_refusal(shape, kGroup);
   }
 };
 

@@ -344,7 +344,7 @@ OwnedTensor group_index(const StoredLayer& layer) {
 }
 
 WrittenLayer Int4Packed::write(const StoredLayer& layer) const {
-  check_layer(layer, {.permutation = true});
+  check_write(*this, layer, {.permutation = true});
   const QuantizedMatrix& m = layer.weight;
   const ScaleType type = m.format.info().scale_type;
   const TensorType scale_type = type == ScaleType::bf16  ? TensorType::bf16

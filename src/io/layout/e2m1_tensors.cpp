@@ -168,4 +168,51 @@ float multiplier_of(const TensorScale& tensor, const std::string& what) {
                   static_cast<double>(tensor.scale) * tensor.divisor);
 }
 
+StoredLayer read_nvfp4(const TensorSource& source, const Module& module, const Nvfp4Parts& parts) {
+  constexpr std::size_t kGroup = 16;
+  const TensorView& packed = expect_rank(source, module.name + parts.codes, TensorType::u8, 2, 2);
+  const std::size_t rows = packed.shape[0];
+  const std::size_t cols = packed.shape[1] * 2;
+  const TensorView& scales =
+      source.expect(module.name + parts.scales, TensorType::f8_e4m3,
+                    std::array{rows, whole_groups(source, packed, cols, kGroup)});
+  QuantizedMatrix weight = e2m1_matrix("nvfp4", rows, cols, packed, scales);
+  check_block_scales(source, scales);
+  const auto tensor_scale = [&](const char* suffix) {
+    const std::string name = module.name + suffix;
+    return tensor_scale_from(source, name, expect_positive(source, name, parts.tensor_scale_shape),
+                             parts.divisor);
+  };
+  weight.tensor = tensor_scale(parts.tensor_scale);
+  StoredLayer layer{module.name, {rows, cols}, std::move(weight), {}};
+  if (source.find(module.name + parts.input_scale) != nullptr) {
+    layer.input_scale = tensor_scale(parts.input_scale);
+  }
+  return layer;
+}
+
+WrittenLayer write_nvfp4(const StoredLayer& layer, const Nvfp4Parts& parts) {
+  check_block_scales(layer);
+  const QuantizedMatrix& weight = layer.weight;
+  WrittenLayer out;
+  const auto add_scale = [&](const char* suffix, const TensorScale& scale) {
+    const std::string name = layer.name + suffix;
+    const float stored = parts.divisor ? divisor_of(scale, name) : multiplier_of(scale, name);
+    out.tensors.push_back(
+        owned_tensor(name, TensorType::f32, parts.tensor_scale_shape, std::vector{stored}));
+  };
+  out.tensors.push_back(owned_tensor(layer.name + parts.codes, TensorType::u8,
+                                     {weight.rows, weight.cols / 2}, weight.codes));
+  out.tensors.push_back(owned_tensor(layer.name + parts.scales, TensorType::f8_e4m3,
+                                     {weight.rows, weight.groups}, weight.scales));
+  add_scale(parts.tensor_scale, weight.tensor);
+  if (layer.input_scale) add_scale(parts.input_scale, *layer.input_scale);
+  return out;
+}
+
+std::string e2m1_shape_refusal(std::span<const std::size_t> shape, std::size_t group) {
+  if (shape.size() == 2 && shape[1] % group == 0) return {};
+  return fmt::format("shape {}, expected [N, K] with K a multiple of {}", shape_text(shape), group);
+}
+
 }  // namespace nybble::io

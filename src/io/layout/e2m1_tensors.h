@@ -46,4 +46,18 @@ TensorScale tensor_scale_from(const TensorSource& source, const std::string& ten
 float divisor_of(const TensorScale& tensor, const std::string& what);
 float multiplier_of(const TensorScale& tensor, const std::string& what);
 
+/// Where a layout of NVFP4 keeps what: names that follow the module's, and its tensor scales.
+struct Nvfp4Parts {
+  const char *codes, *scales, *tensor_scale, *input_scale;
+  std::vector<std::size_t> tensor_scale_shape;
+  bool divisor;
+};
+/// A layer of U8 codes [N, K/2], E4M3 scales [N, K/16] and its tensor scales. Throws bad_file
+/// naming the tensor that is missing, of another type or shape, or has values that none has.
+StoredLayer read_nvfp4(const TensorSource& source, const Module& module, const Nvfp4Parts& parts);
+/// Throws unsupported, naming the layer or tensor, for scales that cannot be held.
+WrittenLayer write_nvfp4(const StoredLayer& layer, const Nvfp4Parts& parts);
+/// Why `shape` is no [N, K] of whole groups; empty where it is.
+std::string e2m1_shape_refusal(std::span<const std::size_t> shape, std::size_t group);
+
 }  // namespace nybble::io

@@ -105,7 +105,7 @@ StoredLayer GptOss::read(const TensorSource& source, const Module& module) const
 }
 
 WrittenLayer GptOss::write(const StoredLayer& layer) const {
-  check_layer(layer, {});
+  check_write(*this, layer, {});
   Shape scales(layer.shape);
   scales.back() /= kGroup;
   Shape blocks(scales);

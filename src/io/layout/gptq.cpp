@@ -13,10 +13,9 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
-#include "src/io/layout/layout.h"
 #include "src/io/layout/packing.h"
 #include "src/io/layout/qweight.h"
-#include "src/io/layout/write_checks.h"
+#include "src/io/layout/stored_tensors.h"
 
 namespace nybble::io {
 
@@ -230,7 +229,7 @@ void GptqLayout::check(const AnyFormat& format, std::span<const std::size_t> sha
 }
 
 WrittenLayer GptqLayout::write(const StoredLayer& layer) const {
-  check_write(*this, layer, HeldTransforms::permutation);
+  check_write(*this, layer, {.permutation = true});
   QuantizedMatrix matrix = layer.weight;
   const std::size_t rows = matrix.rows;
   const std::size_t words = matrix.cols / kCodesPerWord;

@@ -12,7 +12,6 @@ namespace nybble::io {
 
 namespace {
 
-using Shape = std::vector<std::size_t>;
 using nlohmann::ordered_json;
 
 constexpr const char* kWeight = ".weight";
@@ -32,7 +31,10 @@ class ModeloptNvfp4 final : public RefusingLayout {
   [[nodiscard]] Evidence judge(const TensorSource& source,
                                std::span<const Module> modules) const override;
   [[nodiscard]] StoredLayer read(const TensorSource& source, const Module& module) const override;
-  [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override;
+  [[nodiscard]] WrittenLayer write(const StoredLayer& layer) const override {
+    check_write(*this, layer, {.input_scale = true});
+    return write_nvfp4(layer, parts());
+  }
   [[nodiscard]] ordered_json config(const AnyFormat& /*format*/,
                                     std::span<const std::string> plain) const override {
     ordered_json names = ordered_json::array();
@@ -43,14 +45,13 @@ class ModeloptNvfp4 final : public RefusingLayout {
   }
 
  private:
+  static Nvfp4Parts parts() { return {kWeight, kScale, kTensorScale, kInputScale, {}, false}; }
   [[nodiscard]] std::string refusal(const AnyFormat& format,
                                     std::span<const std::size_t> shape) const override {
     if (!is_e2m1(format.info(), ScaleType::e4m3, kGroup, true)) {
       return fmt::format("format '{}', expected nvfp4", format.info().spec);
     }
-    if (shape.size() == 2 && shape[1] % kGroup == 0) return {};
-    return fmt::format("shape {}, expected [N, K] with K a multiple of {}", shape_text(shape),
-                       kGroup);
+    return e2m1_shape_refusal(shape, kGroup);
   }
 };
 
@@ -101,40 +102,7 @@ StoredLayer ModeloptNvfp4::read(const TensorSource& source, const Module& module
                 fmt::format("{}: tensor {}: scales of a layer's input (NVFP4_AWQ), expected none",
                             source.where(), quote(module.name + kPreQuantScale)));
   }
-  const TensorView& packed = expect_rank(source, module.name + kWeight, TensorType::u8, 2, 2);
-  const std::size_t rows = packed.shape[0];
-  const std::size_t cols = packed.shape[1] * 2;
-  const TensorView& scales = source.expect(module.name + kScale, TensorType::f8_e4m3,
-                                           Shape{rows, whole_groups(source, packed, cols, kGroup)});
-  QuantizedMatrix weight = e2m1_matrix("nvfp4", rows, cols, packed, scales);
-  check_block_scales(source, scales);
-  const auto scalar = [&](const char* suffix) {
-    const std::string tensor = module.name + suffix;
-    return tensor_scale_from(source, tensor, expect_positive(source, tensor, Shape{}), false);
-  };
-  weight.tensor = scalar(kTensorScale);
-  StoredLayer layer{module.name, {rows, cols}, std::move(weight), {}};
-  if (source.find(module.name + kInputScale) != nullptr) layer.input_scale = scalar(kInputScale);
-  return layer;
-}
-
-WrittenLayer ModeloptNvfp4::write(const StoredLayer& layer) const {
-  check_layer(layer, {.input_scale = true});
-  check_block_scales(layer);
-  const QuantizedMatrix& weight = layer.weight;
-  WrittenLayer out;
-  const auto add_scalar = [&](const char* suffix, const TensorScale& scale) {
-    const std::string tensor = layer.name + suffix;
-    out.tensors.push_back(
-        owned_tensor(tensor, TensorType::f32, {}, std::vector{multiplier_of(scale, tensor)}));
-  };
-  out.tensors.push_back(owned_tensor(layer.name + kWeight, TensorType::u8,
-                                     {weight.rows, weight.cols / 2}, weight.codes));
-  out.tensors.push_back(owned_tensor(layer.name + kScale, TensorType::f8_e4m3,
-                                     {weight.rows, weight.groups}, weight.scales));
-  add_scalar(kTensorScale, weight.tensor);
-  if (layer.input_scale) add_scalar(kInputScale, *layer.input_scale);
-  return out;
+  return read_nvfp4(source, module, parts());
 }
 
 }  // namespace

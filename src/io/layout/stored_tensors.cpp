@@ -71,25 +71,6 @@ void RefusingLayout::check(const AnyFormat& format, std::span<const std::size_t>
   if (!why.empty()) throw Error(ErrorCode::unsupported, fmt::format("layout {}: {}", name(), why));
 }
 
-void RefusingLayout::check_layer(const StoredLayer& layer, Holds holds) const {
-  check_stored_shape(layer);
-  const Transforms& t = layer.transforms;
-  std::string why = refusal(layer.weight.format, layer.shape);
-  const auto refuse = [&](bool has, const char* what) {
-    if (has && why.empty()) why = fmt::format("it has no place for {}", what);
-  };
-  refuse(!t.channel_scale.scale.empty(), "a channel scale of the input");
-  refuse(t.hadamard.block != 0, "a rotation of the input");
-  refuse(!t.permutation.source.empty() && !holds.permutation, "a permutation of the input");
-  refuse(t.low_rank.rank != 0, "a low-rank branch");
-  refuse(!t.sparse.row_start.empty(), "sparse outliers");
-  refuse(!t.bias.empty(), "a bias, which is a tensor of its own");
-  refuse(layer.input_scale.has_value() && !holds.input_scale, "a tensor scale of the input");
-  if (why.empty()) return;
-  throw Error(ErrorCode::unsupported,
-              fmt::format("{}: cannot be held by layout {}: {}", layer.name, name(), why));
-}
-
 void check_stored_shape(const StoredLayer& layer) {
   layer.weight.check();
   layer.transforms.check(layer.weight.rows, layer.weight.cols);
@@ -103,6 +84,37 @@ void check_stored_shape(const StoredLayer& layer) {
   throw Error(ErrorCode::bad_shape,
               fmt::format("{}: shape {} of a weight of {} x {}", layer.name,
                           shape_text(layer.shape), layer.weight.rows, layer.weight.cols));
+}
+
+void check_write(const Layout& layout, const StoredLayer& layer, Holds holds) {
+  check_stored_shape(layer);
+  const std::string where = fmt::format("layer {}", quote(layer.name));
+  try {
+    layout.check(layer.weight.format, layer.shape);
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}", where, error.what()));
+  }
+  const Transforms& t = layer.transforms;
+  const auto refuse = [&](bool has, const char* what) {
+    if (!has) return;
+    throw Error(ErrorCode::unsupported,
+                fmt::format("{}: layout {} has no place for {}", where, layout.name(), what));
+  };
+  refuse(!t.channel_scale.scale.empty(), "a channel scale of the input");
+  refuse(t.hadamard.block != 0, "a rotation of the input");
+  refuse(!t.permutation.source.empty() && !holds.permutation, "a permutation of the input");
+  refuse(t.low_rank.rank != 0, "a low-rank branch");
+  refuse(!t.sparse.row_start.empty(), "sparse outliers");
+  refuse(!t.bias.empty(), "a bias, which is a tensor of its own");
+  refuse(layer.weight.tensor.scale != 1 && !layer.weight.format.info().tensor_scale,
+         "a tensor scale");
+  refuse(layer.input_scale.has_value() && !holds.input_scale, "a tensor scale of the input");
+}
+
+const std::string& detail(const StoredLayer& layer, const std::string& name) {
+  static const std::string none;
+  const auto found = layer.details.find(name);
+  return found == layer.details.end() ? none : found->second;
 }
 
 }  // namespace nybble::io

@@ -81,18 +81,24 @@ class RefusingLayout : public Layout {
   void check(const AnyFormat& format, std::span<const std::size_t> shape) const final;
 
  protected:
-  struct Holds {
-    bool permutation = false, input_scale = false;
-  };
   /// Why a weight of that format and shape cannot be held; empty where it can.
   [[nodiscard]] virtual std::string refusal(const AnyFormat& format,
                                             std::span<const std::size_t> shape) const = 0;
-  /// What write() begins with: throws unsupported naming the layer unless all of it can be held,
-  /// bad_shape where the layer is none.
-  void check_layer(const StoredLayer& layer, Holds holds) const;
 };
 
 /// Throws bad_shape where `shape` is not that of the layer's weight.
 void check_stored_shape(const StoredLayer& layer);
+
+/// What of a layer beside its weight a layout has tensors for.
+struct Holds {
+  bool permutation = false, input_scale = false;
+};
+
+/// What write() begins with. Throws bad_shape where the layer contradicts itself; unsupported,
+/// naming the layer, where check() does or the layer has a part that `layout` has no tensor for.
+void check_write(const Layout& layout, const StoredLayer& layer, Holds holds);
+
+/// The value of a detail of the layer; empty where there is none.
+const std::string& detail(const StoredLayer& layer, const std::string& name);
 
 }  // namespace nybble::io

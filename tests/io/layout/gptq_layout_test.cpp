@@ -329,12 +329,12 @@ TEST(GptqLayout, RefusesWhatItCannotHold) {
                  [](auto& layer) { layer.transforms.channel_scale.scale.resize(64); });
   expect_refused(ErrorCode::unsupported, "bias",
                  [](auto& layer) { layer.transforms.bias.resize(8); });
-  expect_refused(ErrorCode::unsupported, "Hadamard", [](auto& layer) {
+  expect_refused(ErrorCode::unsupported, "rotation", [](auto& layer) {
     layer.transforms.hadamard = {64, std::vector<float>(64, 1)};
   });
   expect_refused(ErrorCode::unsupported, "tensor scale",
                  [](auto& layer) { layer.weight.tensor.scale = 2; });
-  expect_refused(ErrorCode::unsupported, "input scale",
+  expect_refused(ErrorCode::unsupported, "tensor scale of the input",
                  [](auto& layer) { layer.input_scale = TensorScale{}; });
   expect_refused(ErrorCode::bad_shape, "[64, 8]", [](auto& layer) { layer.shape = {64, 8}; });
   expect_refused(ErrorCode::bad_value, "zero point is 16", [](auto& layer) {
