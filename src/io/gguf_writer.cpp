@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -37,8 +38,9 @@ class Output {
 
  private:
   void put_bytes(const void* data, std::size_t size) {
-    const auto* const begin = static_cast<const std::byte*>(data);
-    bytes_.insert(bytes_.end(), begin, begin + size);
+    const std::size_t at = bytes_.size();
+    bytes_.resize(at + size);
+    if (size != 0) std::memcpy(&bytes_[at], data, size);
   }
   template <class T>
   void put_element(const T& element) {

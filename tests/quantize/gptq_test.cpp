@@ -165,7 +165,8 @@ TEST(Gptq, EveryOrderRuns) {
               std::string(method) != "gptq:static_groups=false");
     const std::vector<std::uint32_t>& source = ours.transforms.permutation.source;
     for (std::size_t i = 1; i < source.size(); ++i) {
-      if (i % 32 != 0) EXPECT_LT(source[i - 1], source[i]) << "inside the group of " << i;
+      if (i % 32 == 0) continue;
+      EXPECT_LT(source[i - 1], source[i]) << "inside the group of " << i;
     }
     EXPECT_GT(output_sqnr_db(layer.test_view(), layer.view(), ours, {}, serial),
               output_sqnr_db(layer.test_view(), layer.view(), rtn, {}, serial) + 1.5);
