@@ -1,5 +1,6 @@
 #include "nybble/io/convert.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -56,6 +57,16 @@ std::vector<Kind> kinds() {
              layer.details["bitsandbytes.quant_state"] = fmt::format(
                  R"({{"shape": [{},{}], "quant_type":"nf4","blocksize":64,"dtype":"float16"}})",
                  kRows, kCols);
+           }},
+          {"nf4 twice quantized in blocks of four rows", "nf4:block=128,double=true",
+           [](StoredLayer& layer) {
+             std::vector<std::uint8_t>& scales = layer.weight.scales;
+             for (std::size_t row = 0; row < kRows; ++row) scales[row] = scales[row / 4 * 4];
+             layer.details["bitsandbytes.quant_state"] =
+                 fmt::format(R"({{"quant_type": "nf4", "blocksize": 512, "dtype": "bfloat16", )"
+                             R"("shape": [{}, {}], "nested_blocksize": 256, )"
+                             R"("nested_dtype": "float32", "nested_offset": {}}})",
+                             kRows, kCols, static_cast<double>(layer.weight.nested_offset));
            }},
           {"bitsandbytes' fp4", "fp4_bnb"},
           {"mxfp4", "mxfp4"},

@@ -279,6 +279,15 @@ void expect_table(const TensorSource& source, const std::string& name, std::span
   }
 }
 
+/// Blocks are cut into `parts` groups each: element i of `to`, of `size` bytes, is element i /
+/// parts of `from`.
+void spread(std::span<const std::byte> from, std::size_t size, std::size_t parts,
+            std::span<std::byte> to) {
+  for (std::size_t i = 0; i < to.size() / size; ++i) {
+    std::memcpy(&to[i * size], &from[i / parts * size], size);
+  }
+}
+
 StoredLayer BitsandbytesLayout::read(const TensorSource& source, const Module& module) const {
   const std::string weight = module.name + ".weight";
   const std::string layer = fmt::format("{}: layer {}", source.where(), quote(module.name));
@@ -301,12 +310,7 @@ StoredLayer BitsandbytesLayout::read(const TensorSource& source, const Module& m
   const std::size_t blocks = (rows * cols + state.block - 1) / state.block;
   // Blocks that run across row ends are cut where rows end: all parts are multiples of this.
   const std::size_t group = std::gcd(state.block, cols);
-  if (state.nested && group != state.block) {
-    throw Error(ErrorCode::unsupported,
-                fmt::format("{}: K {} is no multiple of the block size {}, expected that of double "
-                            "quantized scales",
-                            layer, cols, state.block));
-  }
+  const std::size_t parts = state.block / group;
   QuantizedMatrix matrix(
       parse_format(fmt::format("{}:block={},double={}", state.type == "nf4" ? "nf4" : "fp4_bnb",
                                group, state.nested)),
@@ -315,18 +319,17 @@ StoredLayer BitsandbytesLayout::read(const TensorSource& source, const Module& m
                ErrorCode::bad_file);
   const TensorView& absmax = source.expect(
       weight + ".absmax", state.nested ? TensorType::u8 : TensorType::f32, std::array{blocks});
+  spread(absmax.bytes, state.nested ? 1 : sizeof(float), parts,
+         std::as_writable_bytes(std::span(matrix.scales)));
   if (state.nested) {
     expect_table(source, weight + ".nested_quant_map", nested_table(), ErrorCode::unsupported);
-    const TensorView& nested = source.expect(weight + ".nested_absmax", TensorType::f32,
-                                             std::array{matrix.nested_scales.size()});
-    std::memcpy(matrix.nested_scales.data(), nested.bytes.data(), nested.bytes.size());
-    std::memcpy(matrix.scales.data(), absmax.bytes.data(), absmax.bytes.size());
+    const TensorView& nested =
+        source.expect(weight + ".nested_absmax", TensorType::f32,
+                      std::array{(blocks + kNestedBlock - 1) / kNestedBlock});
+    // One is that of 256 blocks, so of 256 * parts groups: canonical matrices have `parts` of it.
+    spread(nested.bytes, sizeof(float), parts,
+           std::as_writable_bytes(std::span(matrix.nested_scales)));
     matrix.nested_offset = state.nested_offset;
-  } else {
-    for (std::size_t i = 0; i < rows * matrix.groups; ++i) {
-      std::memcpy(&matrix.scales[i * sizeof(float)],
-                  absmax.bytes.data() + i * group / state.block * sizeof(float), sizeof(float));
-    }
   }
   swap_nibbles(codes.bytes, matrix.codes.data());
 
@@ -360,19 +363,20 @@ void BitsandbytesLayout::check(const AnyFormat& format, std::span<const std::siz
   }
 }
 
-/// One absmax a block of `block` codes. Throws unsupported where its groups differ.
-std::vector<std::byte> join_groups(const StoredLayer& layer, std::size_t block) {
-  const QuantizedMatrix& matrix = layer.weight;
-  const std::size_t groups = matrix.rows * matrix.groups;
-  std::vector<std::byte> out((matrix.rows * matrix.cols + block - 1) / block * sizeof(float));
-  for (std::size_t i = 0; i < groups; ++i) {
-    std::byte* to = &out[i * matrix.group / block * sizeof(float)];
-    const std::uint8_t* from = &matrix.scales[i * sizeof(float)];
-    if (i * matrix.group % block == 0) std::memcpy(to, from, sizeof(float));
-    if (std::memcmp(to, from, sizeof(float)) == 0) continue;
+/// What spread() made `from` of. Throws unsupported, naming the layer, where the parts of one
+/// differ; `what` they are and how many `codes` have one in common are for the error.
+std::vector<std::byte> join(const StoredLayer& layer, std::span<const std::byte> from,
+                            std::size_t size, std::size_t parts, const char* what,
+                            std::size_t codes) {
+  const std::size_t count = from.size() / size;
+  std::vector<std::byte> out((count + parts - 1) / parts * size);
+  for (std::size_t i = 0; i < count; ++i) {
+    std::byte* to = &out[i / parts * size];
+    if (i % parts == 0) std::memcpy(to, &from[i * size], size);
+    if (std::memcmp(to, &from[i * size], size) == 0) continue;
     throw Error(ErrorCode::unsupported,
-                fmt::format("layer {}: scales differ within block {} of {} codes",
-                            quote(layer.name), i * matrix.group / block, block));
+                fmt::format("layer {}: {} differ within block {} of {} codes", quote(layer.name),
+                            what, i / parts, codes));
   }
   return out;
 }
@@ -393,7 +397,7 @@ WrittenLayer BitsandbytesLayout::write(const StoredLayer& layer) const {
     if (std::gcd(before.block, matrix.cols) == matrix.group) state.block = before.block;
     if (before == state) text = kept;
   }
-  if (!is_block_size(state.block) || (state.nested && state.block != matrix.group)) {
+  if (!is_block_size(state.block)) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("layer {}: blocks of {}, expected a power of two from 32 to 4096",
                             quote(layer.name), state.block));
@@ -414,25 +418,25 @@ WrittenLayer BitsandbytesLayout::write(const StoredLayer& layer) const {
   std::vector<std::byte> codes(matrix.codes.size());
   swap_nibbles(std::as_bytes(std::span(matrix.codes)),
                reinterpret_cast<std::uint8_t*>(codes.data()));
-  std::vector<std::byte> absmax;
-  if (state.nested) {
-    const auto bytes = std::as_bytes(std::span(matrix.scales));
-    absmax.assign(bytes.begin(), bytes.end());
-  } else {
-    absmax = join_groups(layer, state.block);
-  }
+  const TensorType absmax_type = state.nested ? TensorType::u8 : TensorType::f32;
+  const std::size_t absmax_size = tensor_type_bits(absmax_type) / 8;
+  const std::size_t parts = state.block / matrix.group;
+  std::vector<std::byte> absmax = join(layer, std::as_bytes(std::span(matrix.scales)), absmax_size,
+                                       parts, "scales", state.block);
+  std::vector<std::byte> nested =
+      join(layer, std::as_bytes(std::span(matrix.nested_scales)), sizeof(float), parts,
+           "nested scales", state.block * kNestedBlock);
   const auto state_bytes = std::as_bytes(std::span(text));
 
   WrittenLayer out;
   out.tensors.push_back({weight, type, {codes.size() / size, 1}, std::move(codes)});
-  const TensorType absmax_type = state.nested ? TensorType::u8 : TensorType::f32;
-  const std::size_t blocks = absmax.size() / (tensor_type_bits(absmax_type) / 8);
+  const std::size_t blocks = absmax.size() / absmax_size;
   out.tensors.push_back({weight + ".absmax", absmax_type, {blocks}, std::move(absmax)});
   if (state.nested) {
     out.tensors.push_back({weight + ".nested_absmax",
                            TensorType::f32,
-                           {matrix.nested_scales.size()},
-                           bytes_of(matrix.nested_scales)});
+                           {nested.size() / sizeof(float)},
+                           std::move(nested)});
     out.tensors.push_back(
         {weight + ".nested_quant_map", TensorType::f32, {256}, bytes_of(nested_table())});
   }
