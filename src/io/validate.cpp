@@ -114,7 +114,7 @@ class MatrixCheck {
     }
     const std::uint8_t byte =
         matrix_.scales[((row * matrix_.groups + group) * (split ? 2 : 1) + side) *
-                       (info_.double_quantized ? 1 : scale_bytes(info_.scale_type))];
+                       (info_.nested() ? 1 : scale_bytes(info_.scale_type))];
     if (!info_.double_quantized && is_fp8(info_.scale_type)) {
       if (byte >= 128) {
         places[sign_bit].add(row, group, [&] { return fmt::format("{} (0x{:02x})", scale, byte); });

@@ -51,6 +51,16 @@ TEST(Validate, NothingIsWrongWithWhatWeQuantize) {
   }
 }
 
+TEST(Validate, ScalesOfSuperBlocksAreBytes) {
+  for (const char* spec : {"q4_1", "q4_k", "iq4_xs"}) {
+    StoredLayer layer{"layer", {kRows, 512}, QuantizedMatrix(parse_format(spec), kRows, 512), {}};
+    std::fill(layer.weight.scales.begin(), layer.weight.scales.end(), std::uint8_t{1});
+    std::fill(layer.weight.nested_scales.begin(), layer.weight.nested_scales.end(), 0.5F);
+    const std::vector<Finding> found = findings(layer);
+    EXPECT_TRUE(found.empty()) << spec << ": " << found[0].text();
+  }
+}
+
 TEST(Validate, ZerosAndTinyNumbersAreNoErrors) {
   SerialExecutor serial;
   for (const std::string& spec : test::all_specs()) {
