@@ -35,6 +35,7 @@ std::vector<TensorToWrite> example_tensors(const io::Layout& layout, const AnyFo
   for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
   StoredLayer layer{std::string(kAnyLayer), shape, QuantizedMatrix(format, rows, shape.back()),
                     transforms};
+  layer.weight.tensor = format.tensor_scale(0);  // whether it comes with a divisor
   return tensors_of(layout.write(layer));
 }
 

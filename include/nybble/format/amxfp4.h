@@ -36,7 +36,7 @@ struct SignSplitScale : PlainRule {
     const float full = std::max(amax / peak, std::numeric_limits<float>::min());
     const bool e4m3 = type == ScaleType::e4m3 || type == ScaleType::e4m3x480;
     const int exponent = std::clamp(std::ilogb(full) - (e4m3 ? 7 : 13), -126, 127);
-    return {std::ldexp(1.0F, exponent), amax};
+    return {std::ldexp(1.0F, exponent)};
   }
   [[nodiscard]] ScaleChoice choose(GroupRange range, TensorScale tensor, float peak) const {
     return candidate(range, tensor, peak, 0);

@@ -46,7 +46,8 @@ struct GroupScale {
 /// The second level of two-level formats: one number a tensor, always a multiplier.
 struct TensorScale {
   float scale = 1;
-  float amax = 0;  ///< the tensor's largest |x| it was made from; 0 = not known
+  /// The tensor's largest |x|, for formats that decode through it (Four Over Six); 0 = not known.
+  float amax = 0;
   /// Where a file holds 1 / scale (compressed-tensors): that number, so that it is written again as
   /// it was. 0 = none.
   float divisor = 0;

@@ -28,9 +28,9 @@ struct Nvfp4Scale : PlainRule {
     if (divisor) {
       constexpr float kMost = std::numeric_limits<float>::max() / 4;  // whose reciprocal is normal
       const float number = amax == 0 ? 1.0F : std::min(peak * E4M3::kMax / amax, kMost);
-      return {1 / number, amax, number};
+      return {1 / number, 0, number};
     }
-    return {positive_scale(amax, amax / (peak * E4M3::kMax)), amax};
+    return {positive_scale(amax, amax / (peak * E4M3::kMax))};
   }
   [[nodiscard]] static ScaleChoice choose(GroupRange range, TensorScale tensor, float peak) {
     float block = absmax(range) / (peak * tensor.scale);
