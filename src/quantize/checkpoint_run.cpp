@@ -12,6 +12,7 @@
 #include "src/io/checked.h"
 #include "src/quantize/checkpoint_plan.h"
 #include "src/quantize/file_rows.h"
+#include "src/quantize/run_executor.h"
 #include "src/quantize/work_folder.h"
 #include "src/quantize/written_layer.h"
 
@@ -31,37 +32,6 @@ constexpr const char* kPartKey = "nybble.part";  // of a part's metadata: its er
 double seconds_since(Clock::time_point begun) {
   return std::chrono::duration<double>(Clock::now() - begun).count();
 }
-
-/// Another executor that stops when it is told to, also in the middle of a layer, and that does
-/// something else beside the next loop: writing a layer while the next one is quantized.
-class RunExecutor final : public Executor {
- public:
-  RunExecutor(Executor& inner, const std::atomic<bool>* cancel) : inner_(inner), cancel_(cancel) {}
-  [[nodiscard]] std::size_t concurrency() const noexcept override { return inner_.concurrency(); }
-  void parallel_for(std::size_t count, TaskRef task) override {
-    const std::function<void()> beside = std::exchange(beside_, nullptr);
-    const std::size_t extra = beside ? 1 : 0;
-    const auto checked = [&](std::size_t i) {
-      check();
-      i < extra ? beside() : task(i - extra);
-    };
-    inner_.parallel_for(count + extra, checked);
-  }
-  void check() const {
-    if (cancel_ != nullptr && cancel_->load()) throw Error(ErrorCode::cancelled, "interrupted");
-  }
-  /// One at a time.
-  void do_beside_next(std::function<void()> work) { beside_ = std::move(work); }
-  /// Returns when no such work is left.
-  void finish_beside() {
-    if (const std::function<void()> work = std::exchange(beside_, nullptr)) work();
-  }
-
- private:
-  Executor& inner_;
-  const std::atomic<bool>* cancel_;
-  std::function<void()> beside_;
-};
 
 class OneProcess final : public ProcessGroup {
  public:
@@ -166,14 +136,28 @@ class Run {
 
   /// A run that died between its last rename and its end.
   bool is_complete() {
-    if (!has_checkpoint(options_.out) || !plan_.exact) return false;
-    if (fs::exists(work_.path() / "manifest.json")) return false;
-    Written written;
-    for (const CheckpointPlan::Data::Work& item : plan_.work) written.push_back(item.written);
-    if (!has_shards(options_.out, shard_plan(plan_, written))) return false;
+    if (!has_checkpoint(options_.out) || fs::exists(work_.path() / "manifest.json")) return false;
+    if (!has_all_tensors()) return false;
     barrier();
     if (first() && work_.exists()) work_.remove();
     return true;
+  }
+
+  /// Whether the output has every tensor that the plan is sure of.
+  [[nodiscard]] bool has_all_tensors() const {
+    if (plan_.exact) {
+      Written written;
+      for (const CheckpointPlan::Data::Work& item : plan_.work) written.push_back(item.written);
+      return has_shards(options_.out, shard_plan(plan_, written));
+    }
+    const TensorFiles files(options_.out);
+    const auto is_there = [&](const TensorToWrite& tensor) {
+      const TensorInfo* const found = files.find(tensor.name).tensor;
+      return found != nullptr && found->type == tensor.type;
+    };
+    return std::all_of(plan_.work.begin(), plan_.work.end(), [&](const auto& item) {
+      return std::all_of(item.written.begin(), item.written.end(), is_there);
+    });
   }
 
   void check_output() const {

@@ -74,6 +74,10 @@ grep -q '"event":"start".*"exact":false' events || fail 'start event'
 mv made rotated
 quantize made "$model" --format int4 --method hadamard --threads 1
 expect_same 'the same bytes with parts' "$(sums made)" "$(sums rotated)"
+# A run that was killed while it cleaned up is done.
+mkdir made/.nybble-parts && echo x >made/.nybble-parts/part-000000.safetensors
+quantize made "$model" --format int4 --method hadamard --threads 1 --resume
+expect_same 'files of a run that was killed at its end' "$(sums made)" "$(sums rotated)"
 rm -rf made rotated
 
 # Events: one a line, the same whatever the output is.
