@@ -7,6 +7,8 @@
 
 #include "nybble/error.h"
 #include "src/io/checkpoint_source.h"
+#include "src/io/layout/config_claims.h"
+#include "src/io/layout/json_members.h"
 #include "src/io/layout/layout.h"
 #include "src/io/strict_json.h"
 
@@ -17,28 +19,60 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kConfigDepth = 32;
+constexpr const char* kAwqConfigName = "quant_config.json";  // of AutoAWQ before version 0.2
+
+json read_json_file(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  return parse_strict_json(file.bytes(), path.string(), kConfigDepth);
+}
+
+/// quantization_config of a model's config.json, or what compressed-tensors once called it.
+json read_model_config(const std::filesystem::path& path) {
+  const json config = read_json_file(path);
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const auto found = config.find(key);
+    if (found == config.end() || found->is_null()) continue;
+    if (!found->is_object()) {
+      throw Error(ErrorCode::bad_file, fmt::format("{}: {} is {}, expected an object",
+                                                   path.string(), key, found->type_name()));
+    }
+    return *found;
+  }
+  return json::object();
+}
+
+/// What a file beside config.json says, in the words of that.
+json read_side_config(const std::filesystem::path& path) {
+  json parsed = read_json_file(path);
+  if (path.filename() == kAwqConfigName) {
+    parsed["quant_method"] = "awq";
+    return parsed;
+  }
+  const auto inner = parsed.find("quantization");  // ModelOpt's
+  if (inner == parsed.end() || !inner->is_object()) return parsed;
+  json result = *inner;
+  result["quant_method"] = "modelopt";
+  return result;
+}
 
 /// What says how the tensors beside it were quantized, of the files that tools write it to.
 json read_quantization_config(const std::filesystem::path& folder) {
-  const std::filesystem::path config = folder / "config.json";
-  if (std::filesystem::exists(config)) {
-    const MappedFile file(config);
-    const json parsed = parse_strict_json(file.bytes(), config.string(), kConfigDepth);
-    const auto found = parsed.find("quantization_config");
-    if (found != parsed.end() && found->is_object()) return *found;
+  json config = json::object();
+  std::string name;
+  const std::filesystem::path model = folder / "config.json";
+  if (std::filesystem::exists(model)) {
+    config = read_model_config(model);
+    name = model.string();
   }
-  for (const char* name : {"quantize_config.json", "hf_quant_config.json"}) {
-    const std::filesystem::path other = folder / name;
-    if (!std::filesystem::exists(other)) continue;
-    const MappedFile file(other);
-    json parsed = parse_strict_json(file.bytes(), other.string(), kConfigDepth);
-    const auto inner = parsed.find("quantization");  // ModelOpt's
-    if (inner == parsed.end() || !inner->is_object()) return parsed;
-    json result = *inner;
-    result["quant_method"] = "modelopt";
-    return result;
+  for (const char* side : {"quantize_config.json", kAwqConfigName, "hf_quant_config.json"}) {
+    const std::filesystem::path path = folder / side;
+    if (!std::filesystem::exists(path)) continue;
+    json said = read_side_config(path);
+    if (!said.is_object()) continue;
+    config = config.empty() ? std::move(said) : merge_configs(config, name, said, path.string());
+    name = path.string();
   }
-  return json::object();
+  return config;
 }
 
 class CheckpointTensors final : public TensorSource {
@@ -71,8 +105,10 @@ class CheckpointTensors final : public TensorSource {
 
 class SafetensorsSource final : public QuantizedCheckpoint::Source {
  public:
-  SafetensorsSource(const std::filesystem::path& path, const std::string& layout) : source_(path) {
+  SafetensorsSource(const std::filesystem::path& path, const std::string& layout)
+      : source_(path), forced_(!layout.empty()) {
     metadata = source_.metadata();
+    claimed_method = text_member(source_.config(), "quant_method");
     found_ = detect(source_, layout, reasons);
     std::set<std::string> taken;
     for (const FoundModule& found : found_) {
@@ -87,7 +123,9 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
     }
   }
   [[nodiscard]] StoredLayer read(std::size_t layer) const override {
-    return found_[layer].layout->read(source_, found_[layer].module);
+    StoredLayer out = found_[layer].layout->read(source_, found_[layer].module);
+    if (!forced_) check_config_claims(source_, out);
+    return out;
   }
   [[nodiscard]] std::vector<float> read_f32(std::size_t tensor) const override {
     return to_f32(*source_.find(tensors[tensor].name));
@@ -98,6 +136,7 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
 
  private:
   CheckpointTensors source_;
+  bool forced_;
   std::vector<FoundModule> found_;
 };
 

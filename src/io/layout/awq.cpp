@@ -25,7 +25,6 @@ namespace {
 constexpr std::array kWord = {TensorType::i32};
 constexpr std::array kHalf = {TensorType::f16};
 constexpr std::size_t kHalfBytes = 2;
-constexpr std::array<std::size_t, 7> kGroups = {16, 32, 64, 128, 256, 512, 1024};
 
 /// What both have in common.
 class AwqLayout : public Layout {
@@ -191,7 +190,7 @@ std::size_t used_groups(const TensorView& scales) {
 std::size_t gemv_group(const TensorSource& source, const Module& module, std::size_t cols,
                        std::size_t width, const TensorView& scales) {
   std::vector<std::size_t> fitting;
-  for (const std::size_t group : kGroups) {
+  for (const std::size_t group : kInt4Groups) {
     if (cols % group == 0 && zeros_width(cols, group) == width) fitting.push_back(group);
   }
   if (zeros_width(cols, cols) == width) fitting.push_back(0);

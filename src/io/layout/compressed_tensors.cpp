@@ -46,7 +46,7 @@ std::vector<Module> find_packed(const TensorSource& source, bool two_levels) {
 
 class Nvfp4 final : public RefusingLayout {
  public:
-  [[nodiscard]] std::string name() const override { return "compressed_tensors_nvfp4"; }
+  [[nodiscard]] std::string name() const override { return kName; }
   [[nodiscard]] std::string summary() const override {
     return "compressed-tensors nvfp4-pack-quantized (llm-compressor, vLLM): NVFP4, the tensor "
            "scale as a divisor";
@@ -86,11 +86,22 @@ class Nvfp4 final : public RefusingLayout {
                                      plain);
   }
 
+  /// Activations in NVFP4, too: one scale a tensor from the file, those of groups as they come.
+  void amend(nlohmann::ordered_json& config, const StoredLayer& layer) const override {
+    if (!layer.input_scale) return;
+    nlohmann::ordered_json& group = config["config_groups"]["group_0"];
+    group["input_activations"] = group["weights"];
+    group["input_activations"]["dynamic"] = "local";
+  }
+
  private:
+  static constexpr const char* kName = "compressed_tensors_nvfp4";
   static constexpr const char* kFormat = "nvfp4-pack-quantized";
   static constexpr std::size_t kGroup = 16;
 
-  static Nvfp4Parts parts() { return {kPacked, kScale, kGlobalScale, kInputScale, {1}, true}; }
+  static Nvfp4Parts parts() {
+    return {kName, kPacked, kScale, kGlobalScale, kInputScale, true, true};
+  }
   [[nodiscard]] std::string refusal(const AnyFormat& format,
                                     std::span<const std::size_t> shape) const override {
     if (!is_e2m1(format.info(), ScaleType::e4m3, kGroup, true)) {

@@ -4,6 +4,7 @@
 // fills up a last word is 0.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <array>
 #include <cmath>
@@ -29,7 +30,6 @@ constexpr const char* kShape = ".weight_shape";
 constexpr const char* kZeroPoint = ".weight_zero_point";
 constexpr const char* kGroupIndex = ".weight_g_idx";
 constexpr std::size_t kPerWord = 8;
-constexpr std::array<std::size_t, 4> kGroups = {16, 32, 64, 128};
 /// The code of 0 without zero points.
 constexpr std::uint8_t kMiddle = 8;
 
@@ -149,13 +149,13 @@ Evidence Int4Packed::judge(const TensorSource& source, std::span<const Module> m
 std::size_t group_size(const TensorSource& source, const TensorView& scales, std::size_t cols) {
   const std::size_t groups = scales.shape[1];
   const nlohmann::json said = weights_option(source.config(), "group_size");
-  for (const std::size_t group : kGroups) {
+  for (const std::size_t group : kInt4Groups) {
     if (divide_up(cols, group) == groups && (groups > 1 || said == group)) return group;
   }
   if (groups == 1) return 0;
   throw bad_tensor(source, scales.name,
                    fmt::format("has {} scales a row of {} codes, expected one a group of {}, or 1",
-                               groups, cols, "16, 32, 64 or 128"));
+                               groups, cols, fmt::join(kInt4Groups, ", ")));
 }
 
 /// Throws bad_file at the first scale that is no number.
@@ -293,8 +293,8 @@ std::string Int4Packed::refusal(const AnyFormat& format, std::span<const std::si
                       (info.layout == ScaleLayout::symmetric && info.levels == Int4Levels::kLevels);
   const bool scale = info.scale_type == ScaleType::f16 || info.scale_type == ScaleType::bf16 ||
                      info.scale_type == ScaleType::f32;
-  const bool group =
-      info.group == 0 || std::find(kGroups.begin(), kGroups.end(), info.group) != kGroups.end();
+  const bool group = info.group == 0 || std::find(kInt4Groups.begin(), kInt4Groups.end(),
+                                                  info.group) != kInt4Groups.end();
   if (!levels || !scale || !group || info.tensor_scale || info.double_quantized) {
     return fmt::format("format '{}', expected int4", info.spec);
   }

@@ -58,6 +58,11 @@ void check_tensor_scale(const TensorScale& tensor, const std::string& what) {
                           what, held, value, as, std::abs(ratio - 1)));
 }
 
+std::vector<std::size_t> scale_shape(bool vector) {
+  if (vector) return {1};
+  return {};
+}
+
 }  // namespace
 
 bool is_e2m1(const FormatInfo& info, ScaleType type, std::size_t group, bool tensor_scale) {
@@ -126,18 +131,25 @@ void judge_tensor_scales(const TensorSource& source, std::span<const Module> mod
                          const char* suffix, bool divisor, Evidence& evidence) {
   // A weight whose largest value is 2688 has the scale 1; ten times past that is nobody's.
   constexpr float kSuspicious = 10;
+  std::string suspicion;
+  bool throughout = true;
   for (const Module& module : modules) {
     const TensorView* tensor = source.find(module.name + suffix);
     if (tensor == nullptr || tensor->type != TensorType::f32 || tensor->bytes.size() != 4) continue;
     const float value = elements<float>(*tensor)[0];
     const bool plausible = divisor ? value >= 1 / kSuspicious : value <= kSuspicious;
-    if (plausible) continue;
-    evidence.data_says +=
-        fmt::format("{}{} is {}, suspicious of a {}", evidence.data_says.empty() ? "" : "; ",
-                    quote(tensor->name), value,
-                    divisor ? "divisor (a multiplier?)" : "multiplier (a divisor?)");
+    throughout = throughout && !plausible;
+    if (plausible || !suspicion.empty()) continue;
+    suspicion = fmt::format("{} is {}, suspicious of a {}", quote(tensor->name), value,
+                            divisor ? "divisor (a multiplier?)" : "multiplier (a divisor?)");
+  }
+  if (suspicion.empty()) return;
+  if (throughout) {
+    evidence.data = Evidence::Verdict::against;
+    evidence.data_says = suspicion + ", and so are all";
     return;
   }
+  evidence.data_says += (evidence.data_says.empty() ? "" : "; ") + suspicion;
 }
 
 TensorScale tensor_scale_from(const TensorSource& source, const std::string& tensor, float stored,
@@ -178,16 +190,24 @@ StoredLayer read_nvfp4(const TensorSource& source, const Module& module, const N
                     std::array{rows, whole_groups(source, packed, cols, kGroup)});
   QuantizedMatrix weight = e2m1_matrix("nvfp4", rows, cols, packed, scales);
   check_block_scales(source, scales);
+  std::map<std::string, std::string> details;
   const auto tensor_scale = [&](const char* suffix) {
     const std::string name = module.name + suffix;
-    return tensor_scale_from(source, name, expect_positive(source, name, parts.tensor_scale_shape),
-                             parts.divisor);
+    std::vector<std::size_t> shape = scale_shape(parts.scales_are_vectors);
+    const std::vector<std::size_t> other = scale_shape(!parts.scales_are_vectors);
+    const TensorView* tensor = source.find(name);
+    if (tensor != nullptr && tensor->shape == other) {
+      shape = other;
+      details[parts.layout + std::string(suffix)] = shape_text(other);
+    }
+    return tensor_scale_from(source, name, expect_positive(source, name, shape), parts.divisor);
   };
   weight.tensor = tensor_scale(parts.tensor_scale);
   StoredLayer layer{module.name, {rows, cols}, std::move(weight), {}};
   if (source.find(module.name + parts.input_scale) != nullptr) {
     layer.input_scale = tensor_scale(parts.input_scale);
   }
+  layer.details = std::move(details);
   return layer;
 }
 
@@ -198,8 +218,10 @@ WrittenLayer write_nvfp4(const StoredLayer& layer, const Nvfp4Parts& parts) {
   const auto add_scale = [&](const char* suffix, const TensorScale& scale) {
     const std::string name = layer.name + suffix;
     const float stored = parts.divisor ? divisor_of(scale, name) : multiplier_of(scale, name);
-    out.tensors.push_back(
-        owned_tensor(name, TensorType::f32, parts.tensor_scale_shape, std::vector{stored}));
+    const bool as_usual = detail(layer, parts.layout + std::string(suffix)).empty();
+    out.tensors.push_back(owned_tensor(name, TensorType::f32,
+                                       scale_shape(parts.scales_are_vectors == as_usual),
+                                       std::vector{stored}));
   };
   out.tensors.push_back(owned_tensor(layer.name + parts.codes, TensorType::u8,
                                      {weight.rows, weight.cols / 2}, weight.codes));

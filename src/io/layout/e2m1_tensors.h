@@ -32,7 +32,7 @@ void judge_block_scales(const TensorSource& source, std::span<const Module> modu
 void judge_exponents(const TensorSource& source, std::span<const Module> modules,
                      const char* suffix, Evidence& evidence);
 /// Adds to `evidence` where a tensor scale (f32 in module + suffix) is not what it usually is, as
-/// those of the other convention are not.
+/// those of the other convention are not: against the layout where all are.
 void judge_tensor_scales(const TensorSource& source, std::span<const Module> modules,
                          const char* suffix, bool divisor, Evidence& evidence);
 
@@ -48,8 +48,10 @@ float multiplier_of(const TensorScale& tensor, const std::string& what);
 
 /// Where a layout of NVFP4 keeps what: names that follow the module's, and its tensor scales.
 struct Nvfp4Parts {
+  const char* layout;
   const char *codes, *scales, *tensor_scale, *input_scale;
-  std::vector<std::size_t> tensor_scale_shape;
+  /// Of a tensor scale: [1] or, false, []. The other one is read, too, and kept as a detail.
+  bool scales_are_vectors;
   bool divisor;
 };
 /// A layer of U8 codes [N, K/2], E4M3 scales [N, K/16] and its tensor scales. Throws bad_file

@@ -111,6 +111,22 @@ OwnedTensor make_tensor(std::string name, TensorType type, std::vector<std::size
   return {std::move(name), type, std::move(shape), std::vector<std::byte>(bytes)};
 }
 
+bool is_embedding_or_head(std::string_view module) {
+  const std::string_view last = module.substr(module.rfind('.') + 1);
+  return last == "lm_head" || last == "wte" || last == "wpe" ||
+         last.find("embed") != std::string_view::npos;
+}
+
+/// For a regular expression.
+std::string escaped(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    if (c == '.') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
 class GptqLayout final : public Layout {
  public:
   explicit GptqLayout(bool v2) : v2_(v2) {}
@@ -270,7 +286,7 @@ WrittenLayer GptqLayout::write(const StoredLayer& layer) const {
 }
 
 nlohmann::ordered_json GptqLayout::config(const AnyFormat& format,
-                                          std::span<const std::string> /*plain*/) const {
+                                          std::span<const std::string> plain) const {
   const FormatInfo& info = format.info();
   nlohmann::ordered_json out;
   out["quant_method"] = "gptq";
@@ -281,6 +297,11 @@ nlohmann::ordered_json GptqLayout::config(const AnyFormat& format,
   out["checkpoint_format"] = name();
   out["pack_dtype"] = "int32";
   out["lm_head"] = false;
+  // Embeddings and the head are left alone by all readers; others have to be named.
+  for (const std::string& module : plain) {
+    if (is_embedding_or_head(module)) continue;
+    out["dynamic"][fmt::format("-:^{}$", escaped(module))] = nlohmann::ordered_json::object();
+  }
   return out;
 }
 

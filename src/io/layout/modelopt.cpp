@@ -14,6 +14,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr const char* kName = "modelopt_nvfp4";
 constexpr const char* kWeight = ".weight";
 constexpr const char* kScale = ".weight_scale";
 constexpr const char* kTensorScale = ".weight_scale_2";
@@ -23,7 +24,7 @@ constexpr std::size_t kGroup = 16;
 
 class ModeloptNvfp4 final : public RefusingLayout {
  public:
-  [[nodiscard]] std::string name() const override { return "modelopt_nvfp4"; }
+  [[nodiscard]] std::string name() const override { return kName; }
   [[nodiscard]] std::string summary() const override {
     return "NVIDIA Model-Optimizer NVFP4 (TensorRT-LLM, vLLM): the tensor scale as a multiplier";
   }
@@ -45,7 +46,9 @@ class ModeloptNvfp4 final : public RefusingLayout {
   }
 
  private:
-  static Nvfp4Parts parts() { return {kWeight, kScale, kTensorScale, kInputScale, {}, false}; }
+  static Nvfp4Parts parts() {
+    return {kName, kWeight, kScale, kTensorScale, kInputScale, false, false};
+  }
   [[nodiscard]] std::string refusal(const AnyFormat& format,
                                     std::span<const std::size_t> shape) const override {
     if (!is_e2m1(format.info(), ScaleType::e4m3, kGroup, true)) {

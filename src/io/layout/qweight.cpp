@@ -92,8 +92,13 @@ NamedLayout named_layout(const json& config) {
   };
   std::string name = "another";
   if (method == "gptq") {
-    const std::string format = text_of(config, "checkpoint_format");
+    // GPTQModel writes the one or the other.
+    const std::string other = text_of(config, "format");
+    std::string format = text_of(config, "checkpoint_format");
     also("checkpoint_format", format);
+    if (!other.empty()) also("format", other);
+    if (!other.empty() && !format.empty() && other != format) return {"another", says};
+    if (format.empty()) format = other;
     if (format.empty() || format == "gptq") name = "gptq";
     if (format == "gptq_v2") name = "gptq_v2";
   } else if (method == "awq") {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <initializer_list>
@@ -14,6 +15,9 @@
 
 /// What layouts share: reading tensors that are checked, and refusing what cannot be written.
 namespace nybble::io {
+
+/// The group sizes that int4 has (and, as everywhere, one group a row).
+inline constexpr std::array<std::size_t, 7> kInt4Groups = {16, 32, 64, 128, 256, 512, 1024};
 
 /// What is before `suffix` in a tensor's name; nothing for names that do not end in it or have
 /// nothing before it.

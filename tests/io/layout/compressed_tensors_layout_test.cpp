@@ -409,7 +409,7 @@ TEST(CompressedTensorsNvfp4Layout, SaysWhichTensorScaleLooksLikeAMultiplier) {
   const io::Evidence inverted = judged(layout, layout.write(nvfp4_layer({4, 32}, 1e-3F)), {});
   EXPECT_NE(inverted.data_says.find("suspicious"), std::string::npos);
   EXPECT_NE(inverted.data_says.find("m.q.weight_global_scale"), std::string::npos);
-  EXPECT_EQ(inverted.data, Verdict::in_favour);
+  EXPECT_EQ(inverted.data, Verdict::against);
 }
 
 TEST(CompressedTensorsLayouts, ClaimNoTensorOfTheOthers) {
