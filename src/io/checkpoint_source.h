@@ -15,6 +15,7 @@ struct QuantizedCheckpoint::Source {
   std::vector<LayerEntry> layers;
   std::vector<TensorEntry> tensors;
   std::vector<std::string> reasons;
+  std::string claimed_method;
   std::map<std::string, std::string> metadata;
   /// The index is that of `layers` and `tensors`.
   [[nodiscard]] virtual StoredLayer read(std::size_t layer) const = 0;

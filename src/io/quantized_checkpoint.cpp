@@ -53,6 +53,7 @@ const std::vector<QuantizedCheckpoint::TensorEntry>& QuantizedCheckpoint::tensor
   return source_->tensors;
 }
 const std::vector<std::string>& QuantizedCheckpoint::reasons() const { return source_->reasons; }
+const std::string& QuantizedCheckpoint::claimed_method() const { return source_->claimed_method; }
 const std::map<std::string, std::string>& QuantizedCheckpoint::metadata() const {
   return source_->metadata;
 }

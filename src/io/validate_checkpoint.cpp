@@ -12,6 +12,8 @@
 #include "nybble/error.h"
 #include "nybble/io/mapped_file.h"
 #include "nybble/io/validate.h"
+#include "src/io/checked.h"
+#include "src/io/orphans.h"
 #include "src/io/strict_json.h"
 
 namespace nybble {
@@ -98,6 +100,21 @@ void check_shape(const QuantizedCheckpoint::LayerEntry& layer, const ModelShape&
   expect("number of inputs", k, inputs);
 }
 
+/// Layout gptq stores zero points minus one, so 0 as 15. Writers take 0x11111111 from a whole word,
+/// which borrows from the next; kernels add one to each of its eight, modulo 16 or not.
+void check_stored_zeros(const StoredLayer& layer,
+                        const std::function<void(const Finding&)>& report) {
+  const std::vector<std::uint8_t>& zeros = layer.weight.zero_points;
+  const auto first = std::find(zeros.begin(), zeros.end(), 0);
+  if (first == zeros.end()) return;
+  const auto index = static_cast<std::size_t>(first - zeros.begin());
+  report(
+      {Severity::warning, layer.name,
+       fmt::format("zero_points[{}, {}]", index / layer.weight.groups, index % layer.weight.groups),
+       "0, which layout gptq stores as 15", "1 to 15: kernels disagree, gptq_v2 holds 0",
+       static_cast<std::size_t>(std::count(first, zeros.end(), 0))});
+}
+
 /// Layers that engines fuse, by their common input: "PREFIX.{q,k,v}" and "PREFIX.{gate,up}".
 class FusedScales {
  public:
@@ -150,6 +167,10 @@ ModelShape read_model_shape(const std::filesystem::path& path,
 
 void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
               const std::function<void(const Finding&)>& report, Executor& executor) {
+  if (checkpoint.layers().empty() && !checkpoint.claimed_method().empty()) {
+    report({Severity::error, "quantization_config", "quant_method",
+            io::quote(checkpoint.claimed_method()), "that of a layer in a layout known here"});
+  }
   FusedScales fused;
   for (const QuantizedCheckpoint::LayerEntry& entry : checkpoint.layers()) {
     check_shape(entry, shape, report);
@@ -157,9 +178,12 @@ void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
     for (const Finding& finding : validate(layer, entry.layout == "gguf", executor)) {
       report(finding);
     }
+    if (entry.layout == "gptq") check_stored_zeros(layer, report);
     fused.add(layer);
   }
   fused.report_differing(report);
+  for (const Finding& finding : io::find_orphans(checkpoint)) report(finding);
+  for (const Finding& finding : io::find_misfits(checkpoint)) report(finding);
   for (const QuantizedCheckpoint::TensorEntry& entry : checkpoint.tensors()) {
     std::vector<float> values;
     try {

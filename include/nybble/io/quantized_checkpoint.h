@@ -44,6 +44,9 @@ class QuantizedCheckpoint {
   [[nodiscard]] const std::vector<TensorEntry>& tensors() const;
   /// Which layouts were found and why, a line each.
   [[nodiscard]] const std::vector<std::string>& reasons() const;
+  /// What the config beside the tensors says they were quantized with: "gptq", "fp8", ... Empty: it
+  /// says nothing.
+  [[nodiscard]] const std::string& claimed_method() const;
   /// The free text of the files' metadata.
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const;
 

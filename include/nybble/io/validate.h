@@ -57,7 +57,11 @@ ModelShape read_model_shape(const std::filesystem::path& path,
                             const QuantizedCheckpoint& checkpoint);
 
 /// Everything above for every layer and tensor, one in memory at a time, and between layers:
-///   error    shapes of attention and MLP layers that are not `shape`'s
+///   error    shapes of attention and MLP layers that are not `shape`'s, tensors of a quantized
+///            layer of which one is missing, biases of another length, a config that names a method
+///            where no layer of it is known
+///   warning  quantized layers in an unknown layout, a weight beside a quantized layer of its name,
+///            zero points of 0 in layout gptq: its kernels disagree about them
 ///   note     q, k and v, or gate and up, with tensor scales that differ: engines that fuse them
 ///            assume one
 /// `report` is called as findings come. Throws what reading throws.
