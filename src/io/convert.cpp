@@ -12,8 +12,9 @@
 #include "nybble/error.h"
 #include "nybble/io/sharded_writer.h"
 #include "src/io/checked.h"
+#include "src/io/convert_config.h"
 #include "src/io/convert_layer.h"
-#include "src/io/model_files.h"
+#include "src/io/orphans.h"
 
 namespace nybble {
 
@@ -77,6 +78,9 @@ class Conversion {
       throw Error(ErrorCode::bad_option,
                   fmt::format("{}: has no quantized layers, expected some", source.string()));
     }
+    for (const Finding& finding : io::find_orphans(checkpoint_)) {
+      if (finding.severity == Severity::error) throw Error(ErrorCode::bad_file, finding.text());
+    }
     std::error_code ignored;
     if (fs::equivalent(source, out, ignored)) {
       throw Error(ErrorCode::bad_option,
@@ -115,7 +119,7 @@ class Conversion {
     }
     writer.flush();
     // Weights without the config that says what they are would be worse than none: it comes first.
-    for (const io::ModelFile& file : io::plan_model_files(source_, *config_)) {
+    for (const io::ModelFile& file : config_->files()) {
       io::write_model_file(file, out_, out_);
     }
     writer.finish();
@@ -123,6 +127,7 @@ class Conversion {
 
   /// Converts every layer once, to know that all can be and what they take.
   ShardPlan plan_folder() {
+    config_.emplace(source_, checkpoint_, options_, converter_.target());
     std::vector<TensorToWrite> tensors;
     std::map<std::string, std::string> metadata = source_metadata();
     for (const Item& item : items_) {
@@ -133,7 +138,7 @@ class Conversion {
       const StoredLayer layer = converter_.layer(*item.layer);
       io::WrittenLayer written = converter_.target().write(layer);
       converter_.prove(*item.layer, layer, &written);
-      add_config(layer);
+      config_->add(layer);
       for (const auto& [key, value] : converter_.own_metadata(*item.layer, layer)) {
         metadata.erase(key);
       }
@@ -181,35 +186,6 @@ class Conversion {
                               "weight depends on it)",
                               source_.string(), files_.gguf->version(),
                               files_.gguf->ends_unpadded() ? " without padding at its end" : ""));
-    }
-    return out;
-  }
-
-  /// Layers share one quantization_config. Throws unsupported where they cannot.
-  void add_config(const StoredLayer& layer) {
-    const io::Layout& layout = converter_.target();
-    const nlohmann::ordered_json config = layout.config(layer.weight.format, plain_modules());
-    if (!config_) {
-      config_ = config;
-      first_format_ = layer.weight.format.info().spec;
-      first_config_ = config;
-    } else if (config != first_config_) {
-      throw Error(ErrorCode::unsupported,
-                  fmt::format("layer {}: format '{}' after layers of '{}', layout {} has one "
-                              "quantization_config for all",
-                              io::quote(layer.name), layer.weight.format.info().spec, first_format_,
-                              layout.name()));
-    }
-    if (config_->is_object()) layout.amend(*config_, layer);
-  }
-
-  /// Modules with a matrix that is not quantized.
-  std::vector<std::string> plain_modules() const {
-    constexpr std::string_view kWeight = ".weight";
-    std::vector<std::string> out;
-    for (const TensorEntry& tensor : checkpoint_.tensors()) {
-      if (tensor.shape.size() != 2 || !tensor.name.ends_with(kWeight)) continue;
-      out.push_back(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
     }
     return out;
   }
@@ -265,9 +241,7 @@ class Conversion {
   io::SourceFiles files_;
   io::LayerConverter converter_;
   std::vector<Item> items_;
-  std::optional<nlohmann::ordered_json> config_;  ///< quantization_config so far
-  nlohmann::ordered_json first_config_;           ///< what the first layer's format makes of it
-  std::string first_format_;
+  std::optional<io::ConvertedConfig> config_;  ///< not for GGUF
   ConvertReport report_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <string_view>
 
 #include "nybble/error.h"
 #include "nybble/io/atomic_file.h"
@@ -22,51 +23,70 @@ constexpr std::size_t kConfigDepth = 64;
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kQuantizationKey = "quantization_config";
 
+bool describes_quantization(const std::string& name) {
+  constexpr std::string_view kNames[] = {"quantize_config.json", "quant_config.json",
+                                         "hf_quant_config.json"};
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
 bool is_copied(const std::filesystem::path& path) {
   const std::string name = path.filename().string();
-  for (const char* other :
-       {kConfigName, kIndexName, "quantize_config.json", "hf_quant_config.json"}) {
-    if (name == other) return false;
-  }
+  if (name == kConfigName || name == kIndexName) return false;
   const std::string extension = path.extension().string();
   return name.starts_with("tokenizer") || extension == ".json" || extension == ".txt" ||
          extension == ".model" || extension == ".jinja";
 }
 
 /// Keys keep their order. A config that needs no change stays as it is, byte for byte.
-std::string config_text(const std::filesystem::path& path, const ordered_json& quantization) {
-  ordered_json config = ordered_json::object();
-  if (std::filesystem::exists(path)) {
-    const MappedFile file(path);
-    parse_strict_json(file.bytes(), path.string(), kConfigDepth);
-    const auto* const text = reinterpret_cast<const char*>(file.bytes().data());
-    config = ordered_json::parse(text, text + file.bytes().size());
-    if (quantization.is_null() && !config.contains(kQuantizationKey)) {
-      return {text, file.bytes().size()};
-    }
+std::string config_text(const std::filesystem::path& folder, const ConfigMembers& members) {
+  ordered_json config = read_model_config(folder);
+  const bool changes = std::any_of(members.begin(), members.end(), [&](const auto& member) {
+    return !member.second.is_null() || config.contains(member.first);
+  });
+  if (!changes && std::filesystem::exists(folder / kConfigName)) {
+    const MappedFile file(folder / kConfigName);
+    return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
   }
-  config.erase(kQuantizationKey);
-  if (!quantization.is_null()) config[kQuantizationKey] = quantization;
+  for (const auto& [key, value] : members) {
+    config.erase(key);
+    if (!value.is_null()) config[key] = value;
+  }
   return config.dump(2) + "\n";
+}
+
+bool says_something(const ConfigMembers& members) {
+  return std::any_of(members.begin(), members.end(),
+                     [](const auto& member) { return !member.second.is_null(); });
 }
 
 }  // namespace
 
+ordered_json read_model_config(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / kConfigName;
+  if (!std::filesystem::is_directory(folder) || !std::filesystem::exists(path)) {
+    return ordered_json::object();
+  }
+  const MappedFile file(path);
+  parse_strict_json(file.bytes(), path.string(), kConfigDepth);
+  const auto* const text = reinterpret_cast<const char*>(file.bytes().data());
+  return ordered_json::parse(text, text + file.bytes().size());
+}
+
 std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
-                                        const ordered_json& quantization_config) {
+                                        const ConfigMembers& members) {
   std::vector<ModelFile> out;
   if (!std::filesystem::is_directory(folder)) {
-    if (quantization_config.is_null()) return out;
-    ordered_json config;
-    config[kQuantizationKey] = quantization_config;
-    out.push_back({kConfigName, config.dump(2) + "\n", {}, 0});
+    if (!says_something(members)) return out;
+    out.push_back({kConfigName, config_text(folder, members), {}, 0});
   } else {
     for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      const std::string name = entry.path().filename().string();
       if (!entry.is_regular_file() || !is_copied(entry.path())) continue;
-      out.push_back({entry.path().filename().string(), {}, entry.path(), entry.file_size()});
+      if (!members.empty() && describes_quantization(name)) continue;
+      out.push_back({name, {}, entry.path(), entry.file_size()});
     }
-    if (!quantization_config.is_null() || std::filesystem::exists(folder / kConfigName)) {
-      out.push_back({kConfigName, config_text(folder / kConfigName, quantization_config), {}, 0});
+    if (says_something(members) || std::filesystem::exists(folder / kConfigName)) {
+      out.push_back({kConfigName, config_text(folder, members), {}, 0});
     }
   }
   for (ModelFile& file : out) {
@@ -78,14 +98,11 @@ std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
 }
 
 std::string quantization_method(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / kConfigName;
-  if (!std::filesystem::is_directory(folder) || !std::filesystem::exists(path)) return {};
-  const MappedFile file(path);
-  const nlohmann::json config = parse_strict_json(file.bytes(), path.string(), kConfigDepth);
+  const ordered_json config = read_model_config(folder);
   const auto found = config.find(kQuantizationKey);
   if (found == config.end() || found->is_null()) return {};
   if (!found->is_object() || !found->contains("quant_method")) return "no quant_method";
-  const nlohmann::json& method = (*found)["quant_method"];
+  const ordered_json& method = (*found)["quant_method"];
   return method.is_string() ? method.get<std::string>() : method.dump();
 }
 

@@ -47,6 +47,17 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
   return result;
 }
 
+/// The only .safetensors file of a folder: AutoGPTQ's have names such as gptq_model-4bit-128g. None
+/// where there are several.
+std::vector<std::filesystem::path> lone_file(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> out;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") out.push_back(entry.path());
+  }
+  if (out.size() > 1) out.clear();
+  return out;
+}
+
 }  // namespace
 
 ShardIndex find_shards(const std::filesystem::path& path) {
@@ -62,8 +73,11 @@ ShardIndex find_shards(const std::filesystem::path& path) {
   } else if (std::filesystem::exists(path / kSingleName)) {
     out.files.push_back(path / kSingleName);
   } else {
-    throw Error(ErrorCode::io,
-                fmt::format("{}: expected {} or {} in it", path.string(), kSingleName, kIndexName));
+    out.files = lone_file(path);
+    if (out.files.empty()) {
+      throw Error(ErrorCode::io, fmt::format("{}: expected {} or {} in it", path.string(),
+                                             kSingleName, kIndexName));
+    }
   }
   return out;
 }

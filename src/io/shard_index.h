@@ -12,7 +12,7 @@ inline constexpr const char* kSingleName = "model.safetensors";
 inline constexpr const char* kIndexName = "model.safetensors.index.json";
 
 /// The files of a checkpoint: a .safetensors file, or a folder with kIndexName or kSingleName (the
-/// index where there are both).
+/// index where there are both), or with one .safetensors file of another name.
 struct ShardIndex {
   std::vector<std::filesystem::path> files;       ///< sorted by name
   std::map<std::string, std::string> weight_map;  ///< tensor to file name; empty without an index

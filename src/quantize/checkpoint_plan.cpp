@@ -299,7 +299,7 @@ void CheckpointPlan::Data::plan_files() {
                             tensor.name, tensor.format->info().spec, first->format->info().spec,
                             first->name, layout->name()));
   }
-  model_files = io::plan_model_files(options.source, config);
+  model_files = io::plan_model_files(options.source, {{"quantization_config", config}});
   for (const io::ModelFile& file : model_files) files.push_back({file.name, file.bytes});
 
   std::vector<std::vector<TensorToWrite>> written;

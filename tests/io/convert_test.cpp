@@ -98,7 +98,6 @@ std::vector<StoredLayer> layers_of(const Kind& kind) {
     const std::vector<float> weight = test::normal_values(kRows * kCols, out.size() + 1);
     QuantizedMatrix matrix =
         quantize_rtn({weight.data(), kRows, kCols}, parse_format(kind.spec), serial);
-    matrix.tensor.amax = kind.spec == "nvfp4" ? 0 : matrix.tensor.amax;
     out.push_back({name, {kRows, kCols}, std::move(matrix), {}});
     kind.change(out.back());
   }
@@ -252,6 +251,63 @@ TEST(Convert, DetailsAreDroppedOnlyWhereThatIsAskedFor) {
   for (const TensorPair& pair : pair_tensors(a, b)) {
     EXPECT_TRUE(compare(a, b, pair, serial).identical) << pair.name;
   }
+}
+
+/// Sets a member of the checkpoint's quantization_config.
+void say(const fs::path& checkpoint, const std::string& pointer,
+         const nlohmann::ordered_json& value) {
+  auto config = nlohmann::ordered_json::parse(test::read_text(checkpoint / "config.json"));
+  config["quantization_config"][nlohmann::ordered_json::json_pointer(pointer)] = value;
+  test::write_text(checkpoint / "config.json", config.dump(2) + "\n");
+}
+
+TEST(Convert, TheConfigSaysWhatItSaidOrTheConversionIsRefused) {
+  const test::TemporaryFolder folder;
+  SerialExecutor serial;
+  const fs::path original =
+      write(folder, "original", "compressed_tensors", layers_of({"", "int4"}));
+  say(original, "/kv_cache_scheme", {{"num_bits", 8}});
+  const std::string config = test::read_text(original / "config.json");
+  ConvertOptions options;
+  const auto to = [&](const fs::path& from, const std::string& name, const char* layout) {
+    options.layout = layout;
+    convert_checkpoint(from, folder / name, options, serial);
+    return folder / name;
+  };
+  EXPECT_EQ(test::read_text(to(original, "same", "compressed_tensors") / "config.json"), config);
+  const fs::path ours = to(original, "ours", "nybble");
+  EXPECT_EQ(test::read_text(to(ours, "back", "compressed_tensors") / "config.json"), config);
+  for (const fs::path& from : {original, ours}) {
+    options.layout = "gptq";
+    test::expect_error(ErrorCode::unsupported, {"kv_cache_scheme", "gptq"},
+                       [&] { convert_checkpoint(from, folder / "refused", options, serial); });
+  }
+  options.drop_details = true;
+  const fs::path dropped = to(original, "dropped", "gptq");
+  EXPECT_EQ(test::read_text(dropped / "config.json").find("kv_cache"), std::string::npos);
+}
+
+TEST(Convert, LayersLeftAloneStayThat) {
+  const test::TemporaryFolder folder;
+  SerialExecutor serial;
+  std::vector<StoredLayer> layers = layers_of({"", "nvfp4"});
+  for (StoredLayer& layer : layers) {
+    layer.weight.tensor = {0.25F};
+    layer.input_scale = TensorScale{0.5F};
+  }
+  const fs::path original = write(folder, "original", "modelopt_nvfp4", layers);
+  ConvertOptions options;
+  options.layout = "compressed_tensors_nvfp4";
+  convert_checkpoint(original, folder / "ct", options, serial);
+  const auto config = nlohmann::json::parse(test::read_text(folder / "ct" / "config.json"));
+  // Activations are quantized as before.
+  const nlohmann::json& group = config["quantization_config"]["config_groups"]["group_0"];
+  EXPECT_EQ(group["input_activations"]["num_bits"], 4);
+  EXPECT_EQ(group["input_activations"]["dynamic"], "local");
+  // Modules with floats, other than embeddings and the head, are named for GPTQ's readers.
+  const std::vector<std::string> plain = {"lm_head", "model.embed_tokens", "model.0.gate"};
+  EXPECT_EQ(io::find_layout("gptq").config(parse_format("int4"), plain)["dynamic"],
+            (nlohmann::ordered_json{{"-:^model\\.0\\.gate$", nlohmann::ordered_json::object()}}));
 }
 
 TEST(Convert, RequantizingIsAskedForByName) {

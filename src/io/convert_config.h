@@ -1,0 +1,56 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "nybble/io/convert.h"
+#include "nybble/io/quantized_checkpoint.h"
+#include "src/io/layout/layout.h"
+#include "src/io/model_files.h"
+
+namespace nybble::io {
+
+/// What config.json of a converted checkpoint says: as before where the layout is, too; what the
+/// layout writes otherwise. Layout nybble keeps the old quantization_config under a name of its
+/// own, and going back to that layout restores it.
+class ConvertedConfig {
+ public:
+  /// Throws unsupported where the old one says more than the new one can, unless details are
+  /// dropped: activations, a KV cache, other layers quantized in another way.
+  ConvertedConfig(const std::filesystem::path& source, const QuantizedCheckpoint& checkpoint,
+                  const ConvertOptions& options, const Layout& target);
+
+  /// To be called for every layer, as it is written. Throws unsupported where one config cannot
+  /// describe all of them.
+  void add(const StoredLayer& layer);
+  [[nodiscard]] std::vector<ModelFile> files() const;
+
+ private:
+  /// What a layout makes of all layers.
+  struct Described {
+    const Layout* layout = nullptr;
+    nlohmann::ordered_json config;  ///< so far
+    nlohmann::ordered_json first;   ///< what the first layer's format makes of it
+    std::string first_format;       ///< empty: no layer yet
+    bool one_for_all = true;
+
+    void add(const StoredLayer& layer, std::span<const std::string> plain);
+  };
+
+  void expect_nothing_lost(const nlohmann::ordered_json& old,
+                           const QuantizedCheckpoint& checkpoint) const;
+
+  std::filesystem::path source_;
+  bool kept_ = false;               ///< config.json stays as it is
+  std::vector<std::string> plain_;  ///< modules with a matrix that is not quantized
+  Described target_;
+  /// For layout nybble: what the old layout makes of the layers and what its config really said,
+  /// which is kept only where that is something else.
+  Described old_;
+  nlohmann::ordered_json old_config_;
+  nlohmann::ordered_json restored_;  ///< instead of target_'s; null: nothing
+};
+
+}  // namespace nybble::io
