@@ -88,6 +88,17 @@ expect_printed 1 '1 below 11 dB' -- diff good.safetensors other.safetensors --to
 expect_printed 0 '1 compared: 1 identical' -- diff good.safetensors other.safetensors --layer norm
 expect_printed 1 'only in the first' '"reason":"only in the first"' -- \
   diff good.safetensors bad.safetensors --json
+# +0 and -0 are equal, and zeros are like zeros.
+minus_zero='\000\000\000\200'
+zero='\000\000\000\000'
+safetensors plus.safetensors a F32 2 "$zero$zero" b F32 2 "$one$zero"
+safetensors minus.safetensors a F32 2 "$minus_zero$zero" b F32 2 "$one$minus_zero"
+expect_printed 0 'equal but for signs of zeros' '1.000000' \
+  '2 compared: 0 identical, 0 more with the same values, 2 more equal but for signs of zeros' -- \
+  diff plus.safetensors minus.safetensors
+grep -q nan "$scratch/out" && fail "nan in $(cat "$scratch/out")"
+expect_printed 0 '"good":true' '"identical":false,"same_values":false,"equal":true' \
+  '"cosine":1.0' -- diff plus.safetensors minus.safetensors --json
 # NaN is never good enough.
 expect_printed 1 '"max_error":null' -- \
   diff good.safetensors bad.safetensors --json --tolerance-db -1000 --layer 'a*'
