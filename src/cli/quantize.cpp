@@ -5,13 +5,12 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "commands.h"
+#include "interrupt.h"
 #include "nybble/error.h"
 #include "nybble/io/quantized_checkpoint.h"
 #include "nybble/quantize/checkpoint.h"
@@ -31,30 +30,6 @@ struct Options {
   bool dry_run = false;
   bool resume = false;
   bool json = false;
-};
-
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-/// While it lives, SIGINT and SIGTERM set `interrupted`; a second one ends the process at once.
-class InterruptHandler {
- public:
-  InterruptHandler() {
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted.store(true); };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    ::sigaction(SIGINT, &action, &before_[0]);
-    ::sigaction(SIGTERM, &action, &before_[1]);
-  }
-  InterruptHandler(const InterruptHandler&) = delete;
-  InterruptHandler& operator=(const InterruptHandler&) = delete;
-  ~InterruptHandler() {
-    ::sigaction(SIGINT, &before_[0], nullptr);
-    ::sigaction(SIGTERM, &before_[1], nullptr);
-  }
-
- private:
-  struct sigaction before_[2]{};
 };
 
 /// Tensor after tensor needs blocks of the same sizes. Given back to the system each time, their
@@ -228,7 +203,7 @@ CheckpointReport run_plan(const Options& options, const CheckpointPlan& plan, Co
   RunOptions run;
   run.out = options.out;
   run.resume = options.resume;
-  run.cancel = &interrupted;
+  run.cancel = &handler.flag();
   run.group = &group;
   run.on_tensor = [&](const TensorDone& done) {
     if (options.json) print_tensor(done);

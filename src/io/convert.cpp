@@ -96,6 +96,12 @@ class Conversion {
   }
 
  private:
+  void check_cancelled() const {
+    if (options_.cancel == nullptr || !options_.cancel->load()) return;
+    throw Error(ErrorCode::cancelled,
+                fmt::format("interrupted: {} was not written", out_.string()));
+  }
+
   // --- a folder of safetensors
 
   void write_folder() {
@@ -103,6 +109,7 @@ class Conversion {
     ShardedWriter writer(out_, std::move(plan));
     std::size_t next = 0;
     for (const Item& item : items_) {
+      check_cancelled();
       if (item.layer != nullptr) {
         const io::WrittenLayer written = converter_.target().write(converter_.layer(*item.layer));
         for (const io::OwnedTensor& tensor : written.tensors) {
@@ -126,6 +133,7 @@ class Conversion {
     std::vector<TensorToWrite> tensors;
     std::map<std::string, std::string> metadata = source_metadata();
     for (const Item& item : items_) {
+      check_cancelled();
       if (item.tensor != nullptr) {
         tensors.push_back(plan_tensor(*item.tensor));
         continue;
@@ -224,6 +232,7 @@ class Conversion {
     if (!files_.gguf) metadata = checkpoint_.metadata();
     std::vector<std::function<void()>> additions;
     for (const Item& item : items_) {
+      check_cancelled();
       if (item.tensor != nullptr) {
         additions.emplace_back(
             [this, &writer, entry = item.tensor] { add_tensor(writer, *entry); });
@@ -235,7 +244,10 @@ class Conversion {
         for (const auto& [key, value] : converter_.own_metadata(entry, layer)) metadata.erase(key);
       }
       additions.emplace_back([this, &writer, &entry] {
-        add_layer(writer, [this, &entry] { return converter_.layer(entry); });
+        add_layer(writer, [this, &entry] {
+          check_cancelled();
+          return converter_.layer(entry);
+        });
         converter_.prove(entry, converter_.layer(entry), nullptr);
       });
     }

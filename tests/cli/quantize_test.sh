@@ -221,4 +221,23 @@ expect_same 'the same bytes after an interruption' "$(sums stopped)" "$(sums pla
 quantize stopped big --format int4 --resume --shard-size $shard_size
 expect_same 'a finished run is not done again' "$(numbers resumed events)" $((layers * 2))
 
+# nybble convert keeps nothing.
+"$program" convert plain --layout gptq --out converted >out 2>err &
+child=$!
+tries=0
+while [ -z "$(ls -A converted 2>/dev/null)" ] && [ $tries -lt 200 ]; do
+  sleep 0.02
+  tries=$((tries + 1))
+done
+kill -TERM $child
+wait $child
+code=$?
+if [ $code -eq 0 ]; then
+  echo 'it was converted before it was interrupted'
+else
+  expect_same 'exit code of an interrupted conversion' $code 130
+  grep -q '^nybble: interrupted: converted was not written$' err || fail "interrupted: $(cat err)"
+  expect_same 'nothing is left after an interrupted conversion' "$(ls -A converted)" ''
+fi
+
 finish

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -292,6 +293,50 @@ TEST(Convert, ShardsAreWrittenWithAnIndex) {
   options.shard_bytes = 1'000'000;
   convert_checkpoint(folder / "shards", folder / "whole", options, serial);
   EXPECT_EQ(weights(folder / "whole"), weights(original));
+}
+
+/// Sets a flag when it is asked for its nth loop.
+class CancellingExecutor final : public Executor {
+ public:
+  CancellingExecutor(std::size_t loops, std::atomic<bool>& cancel)
+      : loops_(loops), cancel_(cancel) {}
+  [[nodiscard]] std::size_t concurrency() const noexcept override { return 1; }
+  void parallel_for(std::size_t count, TaskRef task) override {
+    if (loops_-- == 0) cancel_.store(true);
+    serial_.parallel_for(count, task);
+  }
+
+ private:
+  std::size_t loops_;
+  std::atomic<bool>& cancel_;
+  SerialExecutor serial_;
+};
+
+TEST(Convert, NothingIsLeftWhereItIsCancelled) {
+  const test::TemporaryFolder folder;
+  const fs::path original = write(folder, "original", "gptq", layers_of({"", "int4"}));
+  for (const char* layout : {"gguf", "nybble"}) {
+    const test::TemporaryFolder out;
+    ConvertOptions options;
+    options.layout = layout;
+    options.format = "mxfp4";  // takes loops
+    std::size_t loops = 0;
+    for (bool done = false; !done; ++loops) {
+      std::atomic<bool> cancel{false};
+      options.cancel = &cancel;
+      CancellingExecutor executor(loops, cancel);
+      try {
+        convert_checkpoint(original, target(out, "new", layout), options, executor);
+        done = true;
+      } catch (const Error& error) {
+        ASSERT_EQ(error.code(), ErrorCode::cancelled) << error.what();
+        EXPECT_NE(std::string(error.what()).find("new"), std::string::npos) << error.what();
+        fs::remove(out / "new");  // an empty folder, or this fails
+        EXPECT_TRUE(fs::is_empty(out.path())) << layout << " after " << loops << " loops";
+      }
+    }
+    EXPECT_GT(loops, 4U) << layout;
+  }
 }
 
 TEST(Convert, NothingIsOverwritten) {
