@@ -225,6 +225,10 @@ class Conversion {
   // --- a GGUF file
 
   void write_gguf() {
+    if (fs::exists(out_)) {
+      throw Error(ErrorCode::bad_option,
+                  fmt::format("{}: is there already, expected a new file", out_.string()));
+    }
     GgufWriterOptions options;
     if (files_.gguf) options = {files_.gguf->version(), files_.gguf->ends_unpadded()};
     GgufWriter writer(out_, options);

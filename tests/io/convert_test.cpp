@@ -353,6 +353,12 @@ TEST(Convert, NothingIsOverwritten) {
   test::expect_error(ErrorCode::bad_option, {"other"},
                      [&] { convert_checkpoint(original, folder / "other", options, serial); });
   EXPECT_EQ(test::read_text(folder / "other" / "model.safetensors"), "theirs");
+  test::write_text(folder / "other.gguf", "theirs");
+  options.layout = "gguf";
+  test::expect_error(ErrorCode::bad_option, {"other.gguf", "is there already"},
+                     [&] { convert_checkpoint(original, folder / "other.gguf", options, serial); });
+  EXPECT_EQ(test::read_text(folder / "other.gguf"), "theirs");
+  options.layout = "gptq_v2";
   EXPECT_EQ(weights(original), before);
   options.layout = "no_such";
   test::expect_error(ErrorCode::bad_option, {"no_such"},
