@@ -16,7 +16,7 @@ namespace {
 constexpr int kInternalError = 1;
 
 int report(const std::string& message, int exit_code) {
-  fmt::print(stderr, "nybble: {}\n", nybble::cli::one_line(message));
+  fmt::print(stderr, "nybble: {}\n", message);
   return exit_code;
 }
 
@@ -66,6 +66,6 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return report("out of memory", kInternalError);
   } catch (const std::exception& error) {
-    return report(error.what(), nybble::cli::exit_code(error));
+    return report(nybble::cli::error_text(error), nybble::cli::exit_code(error));
   }
 }

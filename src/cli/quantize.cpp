@@ -237,7 +237,7 @@ void run(Options options) {
     }
   } catch (const std::exception& error) {
     if (group->size() > 1) {
-      fmt::print(stderr, "nybble: process {}: {}\n", group->rank(), one_line(error.what()));
+      fmt::print(stderr, "nybble: process {}: {}\n", group->rank(), error_text(error));
       std::fflush(stderr);
       group->abort(exit_code(error));
     }

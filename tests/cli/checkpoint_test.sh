@@ -152,6 +152,13 @@ expect_exit 2 'layers.0.*nf4' convert int4 --layout bitsandbytes --out no
 expect_exit 2 'unknown layout.*no_such' convert int4 --layout no_such --out no
 expect_exit 2 'no quantized layers' convert "$model" --layout gptq --out no
 expect_exit 2 'gptq' convert int4 --layout gptq_v2 --out gptq
+expect_exit 2 'nvfp4.gguf: is there already' convert nvfp4 --layout gguf --out nvfp4.gguf
+# What the system refuses is bad input, too.
+expect_exit 3 'good.safetensors: Not a directory' \
+  convert int4 --layout gptq --out good.safetensors
+expect_exit 3 'good.safetensors/below: Not a directory' \
+  quantize "$model" --format int4 --out good.safetensors/below
+expect_exit 3 '/proc/new: ' quantize "$model" --format int4 --out /proc/new
 [ -e no ] && fail 'something was written in spite of an error'
 expect_printed 0 'layout bitsandbytes' -- \
   convert int4 --layout bitsandbytes --requantize nf4/rtn --out nf4
