@@ -148,8 +148,10 @@ ModelShape read_model_shape(const std::filesystem::path& path,
   return {size_in(model, "hidden_size"), size_in(model, "intermediate_size")};
 }
 
-void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
-              const std::function<void(const Finding&)>& report, Executor& executor) {
+std::map<std::string, std::size_t> validate(const QuantizedCheckpoint& checkpoint,
+                                            const ModelShape& shape,
+                                            const std::function<void(const Finding&)>& report,
+                                            Executor& executor) {
   FusedScales fused;
   for (const QuantizedCheckpoint::LayerEntry& entry : checkpoint.layers()) {
     check_shape(entry, shape, report);
@@ -160,18 +162,21 @@ void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
     fused.add(layer);
   }
   fused.report_differing(report);
+  std::map<std::string, std::size_t> not_checked;
   for (const QuantizedCheckpoint::TensorEntry& entry : checkpoint.tensors()) {
     std::vector<float> values;
     try {
       values = checkpoint.read_f32(entry.name);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
-      continue;  // integers
+      ++not_checked[entry.type];
+      continue;
     }
     for (const Finding& finding : validate(entry.name, entry.shape, values, executor)) {
       report(finding);
     }
   }
+  return not_checked;
 }
 
 }  // namespace nybble

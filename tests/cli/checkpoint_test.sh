@@ -74,6 +74,10 @@ expect_printed 1 'error: a.weight: value[1, 0] is nan, expected a finite number 
   'bad: 0 quantized layers and 2 other tensors checked: 1 errors' -- check bad.safetensors
 expect_printed 1 '"severity":"error","name":"a.weight","place":"value[1, 0]","found":"nan"' \
   '"count":2' '"good":false' -- check bad.safetensors --json
+expect_printed 0 'good: 0 quantized layers and 2 other tensors checked: 0 errors' \
+  'not checked: 1 tensors of type I32: values of this type cannot be read as floats' -- \
+  check good.safetensors
+expect_output '"not_checked":[{"type":"I32","tensors":1,"reason":"' -- check good.safetensors --json
 expect_printed 1 'a\x1b[2Jb' -- check escape.safetensors
 expect_exit 3 'short.safetensors.*a.weight' check short.safetensors
 expect_exit 2 'path' check
