@@ -9,11 +9,12 @@
 #include "nybble/quantize/method.h"
 #include "src/io/checked.h"
 #include "src/io/gguf_blocks.h"
+#include "src/io/gguf_format.h"
 
 namespace nybble::io {
 
 SourceFiles::SourceFiles(const std::filesystem::path& path) {
-  if (path.extension() == ".gguf") {
+  if (is_gguf(path)) {
     gguf.emplace(path);
   } else {
     safetensors.emplace(path);

@@ -98,6 +98,9 @@ expect_exit 2 'unknown layout' quantize "$model" --format int4 --layout nothing 
 expect_exit 2 'out is required' quantize "$model" --format int4
 expect_exit 2 'holds a checkpoint already' quantize "$model" --format int4 --out made
 expect_exit 2 'nybble convert' quantize made --format int4 --out new
+printf 'GGUF\003\000\000\000\000\000' >model.gguf
+expect_exit 3 'model.gguf: is a GGUF file, expected a safetensors file' \
+  quantize model.gguf --format int4 --out new
 expect_exit 3 'expected model.safetensors' quantize "$scratch" --format int4 --out new
 echo '[{"match": "*"}]' >recipe.json
 expect_exit 3 'rule 1: expected either' quantize "$model" --format int4 --recipe recipe.json --out new

@@ -255,6 +255,17 @@ TEST(Convert, DetailsAreDroppedOnlyWhereThatIsAskedFor) {
   }
 }
 
+TEST(Convert, AGgufFileIsKnownByItsBeginningNotItsName) {
+  const test::TemporaryFolder folder;
+  SerialExecutor serial;
+  const fs::path original = write(folder, "original", "gguf", layers_of({"", "mxfp4"}));
+  fs::rename(original, folder / "original.bin");
+  ConvertOptions options;
+  options.layout = "nybble";
+  EXPECT_EQ(convert_checkpoint(folder / "original.bin", folder / "new", options, serial).layers,
+            2U);
+}
+
 TEST(Convert, RequantizingIsAskedForByName) {
   const test::TemporaryFolder folder;
   SerialExecutor serial;
