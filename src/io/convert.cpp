@@ -158,9 +158,9 @@ class Conversion {
     std::vector<float> storage;
     const TensorView tensor = checkpoint_.raw(entry.name, storage);
     if (tensor_type_name(tensor.type) != entry.type && !options_.drop_details) {
-      refuse_tensor(entry.name,
-                    fmt::format("safetensors has no type {}; only as {}, where details are dropped",
-                                entry.type, tensor_type_name(tensor.type)));
+      refuse_tensor(entry.name, fmt::format("safetensors has no type {}; --drop-details "
+                                            "(ConvertOptions::drop_details) makes it {}",
+                                            entry.type, tensor_type_name(tensor.type)));
     }
     report_.bytes += tensor.bytes.size();
     return {entry.name, tensor.type, tensor.shape};
@@ -174,21 +174,21 @@ class Conversion {
     for (const auto& [key, value] : files_.gguf->values()) {
       const std::string* text = std::get_if<std::string>(&value);
       if ((text == nullptr || key < last) && !options_.drop_details) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("{}: key {} {}, which safetensors has no place for (no weight "
-                                "depends on it)",
-                                source_.string(), io::quote(key),
-                                text == nullptr ? "is not a text" : "is not in order"));
+        throw Error(
+            ErrorCode::unsupported,
+            fmt::format("{}: key {} {}, which safetensors has no place for ({})", source_.string(),
+                        io::quote(key), text == nullptr ? "is not a text" : "is not in order",
+                        io::kDropDetails));
       }
       if (text != nullptr) out[key] = *text;
       last = key;
     }
     if ((files_.gguf->version() != 3 || files_.gguf->ends_unpadded()) && !options_.drop_details) {
       throw Error(ErrorCode::unsupported,
-                  fmt::format("{}: is of version {}{}, which safetensors has no place for (no "
-                              "weight depends on it)",
+                  fmt::format("{}: is of version {}{}, which safetensors has no place for ({})",
                               source_.string(), files_.gguf->version(),
-                              files_.gguf->ends_unpadded() ? " without padding at its end" : ""));
+                              files_.gguf->ends_unpadded() ? " without padding at its end" : "",
+                              io::kDropDetails));
     }
     return out;
   }

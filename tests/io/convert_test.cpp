@@ -243,7 +243,7 @@ TEST(Convert, DetailsAreDroppedOnlyWhereThatIsAskedFor) {
   const fs::path original = write(folder, "original", "gptq", layers_of(kind));
   ConvertOptions options;
   options.layout = "awq_gemm";
-  test::expect_error(ErrorCode::unsupported, {"q_proj", "g_idx", "awq_gemm"},
+  test::expect_error(ErrorCode::unsupported, {"q_proj", "g_idx", "awq_gemm", "--drop-details"},
                      [&] { convert_checkpoint(original, folder / "refused", options, serial); });
   EXPECT_FALSE(fs::exists(folder / "refused"));
   options.drop_details = true;
@@ -264,6 +264,24 @@ TEST(Convert, AGgufFileIsKnownByItsBeginningNotItsName) {
   options.layout = "nybble";
   EXPECT_EQ(convert_checkpoint(folder / "original.bin", folder / "new", options, serial).layers,
             2U);
+}
+
+TEST(Convert, GgufsOwnKeysAreDetails) {
+  const test::TemporaryFolder folder;
+  SerialExecutor serial;
+  const std::vector<StoredLayer> layers = layers_of({"", "mxfp4"});
+  GgufWriter writer(folder / "original.gguf");
+  writer.set("general.file_type", std::uint32_t{38});
+  for (const StoredLayer& layer : layers) add_layer(writer, layer);
+  writer.finish();
+  ConvertOptions options;
+  options.layout = "nybble";
+  const auto convert = [&] {
+    convert_checkpoint(folder / "original.gguf", folder / "new", options, serial);
+  };
+  test::expect_error(ErrorCode::unsupported, {"general.file_type", "--drop-details"}, convert);
+  options.drop_details = true;
+  EXPECT_NO_THROW(convert());
 }
 
 TEST(Convert, RequantizingIsAskedForByName) {
