@@ -222,6 +222,12 @@ void run(Options options) {
   if (options.out.empty() && !options.dry_run) {
     throw Error(ErrorCode::bad_option, "--out is required, or --dry-run");
   }
+  if (options.checkpoint.layout == "gguf") {
+    throw Error(ErrorCode::bad_option,
+                "--layout gguf: quantize writes safetensors, expected another layout and then "
+                "`nybble convert --layout gguf --out F.gguf`, or `llama quantize --out F.gguf`, "
+                "which also gives tensors the names that llama.cpp knows");
+  }
   const std::unique_ptr<CommandGroup> group = make_command_group();
   try {
     if (!options.recipe.empty()) options.checkpoint.rules = read_recipe(options.recipe);

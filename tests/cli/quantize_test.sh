@@ -95,6 +95,8 @@ expect_exit 2 "'int5'" quantize "$model" --format int5 --out new
 expect_exit 2 "'int5'" quantize "$model" --format int4 --rule '*.q_proj=int5' --out new
 expect_exit 2 'needs calibration' quantize "$model" --format int4 --method awq --out new
 expect_exit 2 'unknown layout' quantize "$model" --format int4 --layout nothing --out new
+expect_exit 2 'layout gguf.*nybble convert --layout gguf.*llama quantize' \
+  quantize "$model" --format int4 --layout gguf --out new
 expect_exit 2 'out is required' quantize "$model" --format int4
 expect_exit 2 'holds a checkpoint already' quantize "$model" --format int4 --out made
 expect_exit 2 'nybble convert' quantize made --format int4 --out new
