@@ -5,6 +5,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -184,13 +185,16 @@ void print_done(const Options& options, const CheckpointReport& report) {
     print_event(event);
     return;
   }
+  // Nobody knows it any more where an earlier run had finished.
+  const std::string sqnr =
+      std::isnan(report.sqnr_db) ? "" : fmt::format(", SQNR {:.2f} dB", report.sqnr_db);
   fmt::print(
-      "{}: {} of {} tensors quantized{}, {} weights at {:.3f} bits, SQNR {:.2f} dB; {} in "
-      "{:.1f} s ({}/s), peak memory {}\n",
+      "{}: {} of {} tensors quantized{}, {} weights at {:.3f} bits{}; {} in {:.1f} s ({}/s), peak "
+      "memory {}\n",
       options.out, report.quantized, report.tensors,
       report.resumed == 0 ? "" : fmt::format(" ({} done before)", report.resumed), report.weights,
-      bits, report.sqnr_db, bytes_text(static_cast<double>(report.bytes)), report.seconds,
-      bytes_text(rate), bytes_text(static_cast<double>(peak_bytes())));
+      bits, sqnr, bytes_text(static_cast<double>(report.bytes)), report.seconds, bytes_text(rate),
+      bytes_text(static_cast<double>(peak_bytes())));
 }
 
 CheckpointReport run_plan(const Options& options, const CheckpointPlan& plan, CommandGroup& group) {

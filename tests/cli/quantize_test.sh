@@ -225,6 +225,10 @@ fi
 expect_same 'the same bytes after an interruption' "$(sums stopped)" "$(sums plain)"
 quantize stopped big --format int4 --resume --shard-size $shard_size
 expect_same 'a finished run is not done again' "$(numbers resumed events)" $((layers * 2))
+expect_same 'the error of a finished run is not known' "$(numbers weight_sqnr_db events)" null
+"$program" quantize big --format int4 --out stopped --resume --shard-size $shard_size >out ||
+  fail 'a finished run'
+grep -q -e SQNR -e nan out && fail "an error that is not known: $(cat out)"
 
 # nybble convert keeps nothing.
 "$program" convert plain --layout gptq --out converted >out 2>err &
