@@ -5,9 +5,13 @@
 #endif
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "commands.h"
@@ -41,6 +45,40 @@ void keep_freed_memory() {
   ::mallopt(M_MMAP_THRESHOLD, kLargest);
   ::mallopt(M_TRIM_THRESHOLD, 4 * kLargest);
 #endif
+}
+
+/// Replaces "2GB" by the number of bytes; returns what is wrong with it otherwise. CLI11's own
+/// AsSizeValue lets numbers below 0 and beyond 2^64 wrap.
+std::string read_size(std::string& text) {
+  constexpr std::pair<std::string_view, std::size_t> kUnits[] = {{"", 1},
+                                                                 {"b", 1},
+                                                                 {"k", 1'000},
+                                                                 {"kb", 1'000},
+                                                                 {"m", 1'000'000},
+                                                                 {"mb", 1'000'000},
+                                                                 {"g", 1'000'000'000},
+                                                                 {"gb", 1'000'000'000},
+                                                                 {"t", 1'000'000'000'000},
+                                                                 {"tb", 1'000'000'000'000},
+                                                                 {"kib", std::size_t{1} << 10},
+                                                                 {"mib", std::size_t{1} << 20},
+                                                                 {"gib", std::size_t{1} << 30},
+                                                                 {"tib", std::size_t{1} << 40}};
+  std::size_t count = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, count);
+  const std::string unit = CLI::detail::to_lower(CLI::detail::trim_copy(std::string(stop, end)));
+  const auto* const found = std::find_if(std::begin(kUnits), std::end(kUnits),
+                                         [&](const auto& row) { return row.first == unit; });
+  if (error != std::errc() || found == std::end(kUnits) || count == 0 ||
+      count > std::numeric_limits<std::size_t>::max() / found->second) {
+    return fmt::format(
+        "'{}': expected a whole number of bytes from 1 to 2^64 - 1, such as 500MB, "
+        "2GB or 2GiB",
+        text);
+  }
+  text = fmt::format("{}", count * found->second);
+  return {};
 }
 
 double bits_per_weight(std::size_t bytes, std::size_t weights) {
@@ -284,7 +322,7 @@ void add_quantize_command(CLI::App& app) {
   command
       ->add_option("--shard-size", options->checkpoint.shard_bytes,
                    "most bytes of tensors a file, e.g. 2GB")
-      ->transform(CLI::AsSizeValue(true))
+      ->transform(CLI::Validator(read_size, "SIZE"))
       ->capture_default_str();
   command->add_flag("--dry-run", options->dry_run, "Only say what would be written");
   command->add_flag("--resume", options->resume, "Continue a run that did not end");

@@ -98,6 +98,14 @@ expect_exit 2 'unknown layout' quantize "$model" --format int4 --layout nothing 
 expect_exit 2 'layout gguf.*nybble convert --layout gguf.*llama quantize' \
   quantize "$model" --format int4 --layout gguf --out new
 expect_exit 2 'out is required' quantize "$model" --format int4
+for size in -1 0 99999999999999999999 2.5MB 20000000TB 5XB x ''; do
+  expect_exit 2 "shard-size.*'$size': expected a whole number of bytes" \
+    quantize "$model" --format int4 --shard-size "$size" --out new
+done
+for size in 100000 100kB '100 KB' 100k; do
+  expect_same "files of --shard-size $size" "$("$program" quantize "$model" --format int4 \
+    --dry-run --shard-size "$size" | grep -c '^model-.*bytes$')" 6
+done
 expect_exit 2 'holds a checkpoint already' quantize "$model" --format int4 --out made
 expect_exit 2 'nybble convert' quantize made --format int4 --out new
 printf 'GGUF\003\000\000\000\000\000' >model.gguf
