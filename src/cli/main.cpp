@@ -14,6 +14,7 @@
 namespace {
 
 constexpr int kInternalError = 1;
+constexpr int kInputError = 3;
 
 int report(const std::string& message, int exit_code) {
   fmt::print(stderr, "nybble: {}\n", message);
@@ -54,7 +55,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& found) {
     status = found.get_exit_code();
   }
-  if (std::fflush(stdout) != 0) return report("standard output: cannot write", kInternalError);
+  // What was flushed before, an event, may have failed then: only the stream knows.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return report("standard output: cannot write", kInputError);
+  }
   return status;
 }
 

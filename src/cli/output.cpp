@@ -8,6 +8,7 @@
 #include <csignal>
 #include <filesystem>
 #include <set>
+#include <system_error>
 
 #include "nybble/error.h"
 #include "nybble/io/atomic_file.h"
@@ -46,7 +47,8 @@ int exit_code(const std::exception& error) {
   constexpr int kInputError = 3;
   constexpr int kInterrupted = 128 + SIGINT;
   if (dynamic_cast<const CLI::ParseError*>(&error) != nullptr) return kUsageError;
-  if (dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr) return kInputError;
+  // From std::filesystem, or from fmt::print.
+  if (dynamic_cast<const std::system_error*>(&error) != nullptr) return kInputError;
   const auto* const known = dynamic_cast<const Error*>(&error);
   if (known == nullptr) return kInternalError;
   switch (known->code()) {

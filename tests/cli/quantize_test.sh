@@ -117,6 +117,23 @@ expect_exit 3 'rule 1: expected either' quantize "$model" --format int4 --recipe
 OMPI_COMM_WORLD_SIZE=2 "$program" --version >/dev/null || fail 'a version needs no MPI'
 [ ! -e new ] || fail 'an error left something'
 
+# --- nowhere to write to: a line that is flushed, a few at the end, more than a buffer
+
+if [ -e /dev/full ]; then
+  for arguments in '--out full --json' '--dry-run' '--dry-run --json' '--out full2'; do
+    # shellcheck disable=SC2086  # several words
+    "$program" quantize "$model" --format int4 $arguments >/dev/full 2>err
+    expect_same "exit code of $arguments" $? 3
+    grep -q '^nybble: .*cannot write' err || fail "standard output: $(cat err)"
+  done
+  for command in formats kernels 'formats --json' --help --version; do
+    # shellcheck disable=SC2086
+    "$program" $command >/dev/full 2>err
+    expect_same "exit code of $command" $? 3
+  done
+  rm -rf full full2
+fi
+
 # --- rules: the last one wins
 
 cat >recipe.json <<'RECIPE'
