@@ -45,8 +45,8 @@ std::vector<std::size_t> read_sizes(const json& array, const char* key, const st
   std::vector<std::size_t> result;
   for (const json& size : array) {
     if (!size.is_number_unsigned()) {
-      fail(where, fmt::format("{} holds {}, expected unsigned integers below 2^64", key,
-                              quote(size.dump())));
+      fail(where,
+           fmt::format("{} holds {}, expected unsigned integers below 2^64", key, show_json(size)));
     }
     result.push_back(size.get<std::size_t>());
   }
