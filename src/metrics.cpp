@@ -66,6 +66,13 @@ ErrorSums sums_of(std::span<const float> x, std::span<const float> became) {
   return out;
 }
 
+double cosine_of(const ErrorSums& sums) {
+  // A vector of zeros has no direction: it is like another one, and unlike everything else.
+  if (sums.x == 0 && sums.became == 0) return 1;
+  if (sums.x == 0 || sums.became == 0) return std::isnan(sums.product) ? NAN : 0;
+  return sums.product / std::sqrt(sums.x * sums.became);
+}
+
 }  // namespace
 
 ErrorMetrics error_metrics(std::span<const float> x, std::span<const float> became,
@@ -96,7 +103,7 @@ ErrorMetrics error_metrics(std::span<const float> x, std::span<const float> beca
   out.relative_mse = sums.error == 0 ? 0 : sums.error / sums.x;
   out.sqnr_db = -10 * std::log10(out.relative_mse);
   out.max_error = sums.largest;
-  out.cosine = sums.product / std::sqrt(sums.x * sums.became);
+  out.cosine = cosine_of(sums);
   return out;
 }
 

@@ -33,6 +33,18 @@ TEST(ErrorMetrics, NoErrorIsInfiniteDecibels) {
   EXPECT_EQ(error_metrics(zeros, x, serial).sqnr_db, -INFINITY);
 }
 
+TEST(ErrorMetrics, ZerosAreLikeZerosAndUnlikeAnythingElse) {
+  SerialExecutor serial;
+  const std::vector<float> zeros = {0, -0.0F};
+  const std::vector<float> x = {1, -2};
+  const std::vector<float> nan = {1, NAN};
+  EXPECT_EQ(error_metrics(zeros, zeros, serial).cosine, 1);
+  EXPECT_EQ(error_metrics(zeros, x, serial).cosine, 0);
+  EXPECT_EQ(error_metrics(x, zeros, serial).cosine, 0);
+  EXPECT_TRUE(std::isnan(error_metrics(zeros, nan, serial).cosine));
+  EXPECT_TRUE(std::isnan(error_metrics(nan, zeros, serial).cosine));
+}
+
 TEST(ErrorMetrics, NanIsInTheResultWhereverItWas) {
   test::ThreadExecutor threads(3);
   for (const std::size_t place : {std::size_t{0}, std::size_t{100'000}, std::size_t{199'999}}) {

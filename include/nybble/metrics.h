@@ -14,7 +14,7 @@ struct ErrorMetrics {
   double relative_mse = 0;  ///< sum of squared errors / sum of squares; 0 for 0 / 0
   double sqnr_db = 0;       ///< -10 log10(relative_mse); Inf for no error
   double max_error = 0;
-  double cosine = 0;  ///< NaN where x or what it became is all zero
+  double cosine = 0;  ///< 1 where both are all zero, 0 where one is
 };
 
 /// What quantizing cost.

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,12 +31,22 @@ Json json_of(const Finding& finding) {
           {"count", finding.count}};
 }
 
+constexpr const char* kWhyNotChecked = "values of this type cannot be read as floats";
+
+Json json_of(const std::map<std::string, std::size_t>& not_checked) {
+  Json out = Json::array();
+  for (const auto& [type, count] : not_checked) {
+    out.push_back({{"type", type}, {"tensors", count}, {"reason", kWhyNotChecked}});
+  }
+  return out;
+}
+
 void run(const Options& options) {
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
   const QuantizedCheckpoint checkpoint(options.checkpoint.path, options.checkpoint.layout);
   std::array<std::size_t, 3> counts{};
   Json findings = Json::array();
-  validate(
+  const std::map<std::string, std::size_t> not_checked = validate(
       checkpoint, read_model_shape(options.checkpoint.path, checkpoint),
       [&](const Finding& finding) {
         ++counts[static_cast<std::size_t>(finding.severity)];
@@ -47,12 +58,15 @@ void run(const Options& options) {
       },
       *executor);
   const auto count = [&](Severity severity) { return counts[static_cast<std::size_t>(severity)]; };
+  std::size_t checked = checkpoint.tensors().size();
+  for (const auto& [type, number] : not_checked) checked -= number;
   const bool good =
       count(Severity::error) == 0 && !(options.strict && count(Severity::warning) != 0);
   if (options.json) {
     print_json({{"path", options.checkpoint.path},
                 {"layers", checkpoint.layers().size()},
                 {"tensors", checkpoint.tensors().size()},
+                {"not_checked", json_of(not_checked)},
                 {"findings", std::move(findings)},
                 {"errors", count(Severity::error)},
                 {"warnings", count(Severity::warning)},
@@ -62,8 +76,11 @@ void run(const Options& options) {
     fmt::print(
         "{}: {} quantized layers and {} other tensors checked: {} errors, {} warnings, {} "
         "notes\n",
-        good ? "good" : "bad", checkpoint.layers().size(), checkpoint.tensors().size(),
-        count(Severity::error), count(Severity::warning), count(Severity::note));
+        good ? "good" : "bad", checkpoint.layers().size(), checked, count(Severity::error),
+        count(Severity::warning), count(Severity::note));
+    for (const auto& [type, number] : not_checked) {
+      fmt::print("not checked: {} tensors of type {}: {}\n", number, type, kWhyNotChecked);
+    }
   }
   finish(good);
 }

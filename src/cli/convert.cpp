@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "interrupt.h"
 #include "output.h"
 
 namespace nybble::cli {
@@ -25,6 +26,8 @@ void run(Options options) {
     options.convert.format = options.requantize.substr(0, slash);
     if (slash != std::string::npos) options.convert.method = options.requantize.substr(slash + 1);
   }
+  const InterruptHandler handler;
+  options.convert.cancel = &handler.flag();
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
   const ConvertReport report =
       convert_checkpoint(options.source, options.out, options.convert, *executor);

@@ -27,12 +27,13 @@ struct Options {
 
 /// Good enough for exit code 0.
 bool passes(const TensorDifference& difference, const std::optional<double>& tolerance_db) {
-  if (difference.same_values) return true;
+  if (difference.equal) return true;
   return tolerance_db && difference.error && difference.error->sqnr_db >= *tolerance_db;
 }
 
 std::string verdict(const TensorDifference& difference) {
   if (difference.same_values) return "same values";
+  if (difference.equal) return "equal but for signs of zeros";
   if (!difference.error) return difference.reason;
   return "";
 }
@@ -45,10 +46,12 @@ void print_text(const std::vector<TensorDifference>& differences, const Options&
   TextTable table({"tensor", "A", "B", "", "SQNR dB", "max error", "cosine", "MSE"}, 4);
   std::size_t identical = 0;
   std::size_t same = 0;
+  std::size_t equal = 0;
   std::size_t failed = 0;
   for (const TensorDifference& difference : differences) {
     identical += difference.identical ? 1U : 0U;
     same += difference.same_values && !difference.identical ? 1U : 0U;
+    equal += difference.equal && !difference.same_values ? 1U : 0U;
     failed += passes(difference, options.tolerance_db) ? 0U : 1U;
     if (difference.identical) continue;
     std::vector<std::string> row = {printable(difference.pair.name), side_text(difference.pair.a),
@@ -66,6 +69,7 @@ void print_text(const std::vector<TensorDifference>& differences, const Options&
   if (identical != differences.size()) fmt::print("{}\n", table.text());
   fmt::print("{} compared: {} identical, {} more with the same values", differences.size(),
              identical, same);
+  if (equal != 0) fmt::print(", {} more equal but for signs of zeros", equal);
   if (options.tolerance_db) {
     fmt::print("; {} below {} dB or not comparable", failed, *options.tolerance_db);
   }
@@ -87,6 +91,7 @@ Json json_of(const TensorDifference& difference) {
           {"b", json_of(difference.pair.b)},
           {"identical", difference.identical},
           {"same_values", difference.same_values},
+          {"equal", difference.equal},
           {"sqnr_db", number(&ErrorMetrics::sqnr_db)},
           {"max_error", number(&ErrorMetrics::max_error)},
           {"cosine", number(&ErrorMetrics::cosine)},
@@ -137,7 +142,7 @@ void add_diff_command(CLI::App& app) {
   command.add_option("B", options->b, "Another one")->required();
   command.add_option("--layer", options->glob, "Only layers and tensors that match this glob");
   command.add_option("--tolerance-db", options->tolerance_db,
-                     "The SQNR that is good enough (default: all values must be the same)");
+                     "The SQNR that is good enough (default: all values must be equal)");
   add_threads_option(command, options->threads);
   add_json_option(command, options->json);
   command.footer(
@@ -145,7 +150,8 @@ void add_diff_command(CLI::App& app) {
       "weights: transforms are undone. Errors are relative to the one that is not quantized, or\n"
       "else to A. Identical: the same codes, scales and zero points, or the same type and "
       "bytes.\n" +
-      exit_codes("all values the same, or each SQNR at least --tolerance-db and nothing missing,\n"
+      exit_codes("all values equal (+0 and -0 are), or each SQNR at least --tolerance-db and "
+                 "nothing missing,\n"
                  "            1 otherwise,"));
   command.callback([options] { run(*options); });
 }

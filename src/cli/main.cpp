@@ -14,9 +14,10 @@
 namespace {
 
 constexpr int kInternalError = 1;
+constexpr int kInputError = 3;
 
 int report(const std::string& message, int exit_code) {
-  fmt::print(stderr, "nybble: {}\n", nybble::cli::one_line(message));
+  fmt::print(stderr, "nybble: {}\n", message);
   return exit_code;
 }
 
@@ -54,7 +55,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& found) {
     status = found.get_exit_code();
   }
-  if (std::fflush(stdout) != 0) return report("standard output: cannot write", kInternalError);
+  // What was flushed before, an event, may have failed then: only the stream knows.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return report("standard output: cannot write", kInputError);
+  }
   return status;
 }
 
@@ -66,6 +70,6 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return report("out of memory", kInternalError);
   } catch (const std::exception& error) {
-    return report(error.what(), nybble::cli::exit_code(error));
+    return report(nybble::cli::error_text(error), nybble::cli::exit_code(error));
   }
 }

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <filesystem>
 #include <set>
+#include <system_error>
 
 #include "nybble/error.h"
 #include "nybble/io/atomic_file.h"
@@ -46,6 +47,8 @@ int exit_code(const std::exception& error) {
   constexpr int kInputError = 3;
   constexpr int kInterrupted = 128 + SIGINT;
   if (dynamic_cast<const CLI::ParseError*>(&error) != nullptr) return kUsageError;
+  // From std::filesystem, or from fmt::print.
+  if (dynamic_cast<const std::system_error*>(&error) != nullptr) return kInputError;
   const auto* const known = dynamic_cast<const Error*>(&error);
   if (known == nullptr) return kInternalError;
   switch (known->code()) {
@@ -57,6 +60,12 @@ int exit_code(const std::exception& error) {
     default:
       return kInputError;
   }
+}
+
+std::string error_text(const std::exception& error) {
+  const auto* const refused = dynamic_cast<const std::filesystem::filesystem_error*>(&error);
+  if (refused == nullptr) return one_line(error.what());
+  return one_line(fmt::format("{}: {}", refused->path1().string(), refused->code().message()));
 }
 
 std::size_t peak_bytes() {

@@ -32,6 +32,9 @@ void check_writable(const std::vector<std::string>& paths);
 /// The exit code of the program for an error: 1 internal, 2 usage, 3 input, 130 interrupted.
 int exit_code(const std::exception& error);
 
+/// What to say of it, on one line.
+std::string error_text(const std::exception& error);
+
 /// The most memory this process ever had.
 std::size_t peak_bytes();
 

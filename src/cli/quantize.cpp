@@ -5,13 +5,17 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
-#include <csignal>
+#include <charconv>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "commands.h"
+#include "interrupt.h"
 #include "nybble/error.h"
 #include "nybble/io/quantized_checkpoint.h"
 #include "nybble/quantize/checkpoint.h"
@@ -33,30 +37,6 @@ struct Options {
   bool json = false;
 };
 
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-/// While it lives, SIGINT and SIGTERM set `interrupted`; a second one ends the process at once.
-class InterruptHandler {
- public:
-  InterruptHandler() {
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted.store(true); };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    ::sigaction(SIGINT, &action, &before_[0]);
-    ::sigaction(SIGTERM, &action, &before_[1]);
-  }
-  InterruptHandler(const InterruptHandler&) = delete;
-  InterruptHandler& operator=(const InterruptHandler&) = delete;
-  ~InterruptHandler() {
-    ::sigaction(SIGINT, &before_[0], nullptr);
-    ::sigaction(SIGTERM, &before_[1], nullptr);
-  }
-
- private:
-  struct sigaction before_[2]{};
-};
-
 /// Tensor after tensor needs blocks of the same sizes. Given back to the system each time, their
 /// pages would have to be cleared again: a fifth of all time with round to nearest.
 void keep_freed_memory() {
@@ -65,6 +45,40 @@ void keep_freed_memory() {
   ::mallopt(M_MMAP_THRESHOLD, kLargest);
   ::mallopt(M_TRIM_THRESHOLD, 4 * kLargest);
 #endif
+}
+
+/// Replaces "2GB" by the number of bytes; returns what is wrong with it otherwise. CLI11's own
+/// AsSizeValue lets numbers below 0 and beyond 2^64 wrap.
+std::string read_size(std::string& text) {
+  constexpr std::pair<std::string_view, std::size_t> kUnits[] = {{"", 1},
+                                                                 {"b", 1},
+                                                                 {"k", 1'000},
+                                                                 {"kb", 1'000},
+                                                                 {"m", 1'000'000},
+                                                                 {"mb", 1'000'000},
+                                                                 {"g", 1'000'000'000},
+                                                                 {"gb", 1'000'000'000},
+                                                                 {"t", 1'000'000'000'000},
+                                                                 {"tb", 1'000'000'000'000},
+                                                                 {"kib", std::size_t{1} << 10},
+                                                                 {"mib", std::size_t{1} << 20},
+                                                                 {"gib", std::size_t{1} << 30},
+                                                                 {"tib", std::size_t{1} << 40}};
+  std::size_t count = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, count);
+  const std::string unit = CLI::detail::to_lower(CLI::detail::trim_copy(std::string(stop, end)));
+  const auto* const found = std::find_if(std::begin(kUnits), std::end(kUnits),
+                                         [&](const auto& row) { return row.first == unit; });
+  if (error != std::errc() || found == std::end(kUnits) || count == 0 ||
+      count > std::numeric_limits<std::size_t>::max() / found->second) {
+    return fmt::format(
+        "'{}': expected a whole number of bytes from 1 to 2^64 - 1, such as 500MB, "
+        "2GB or 2GiB",
+        text);
+  }
+  text = fmt::format("{}", count * found->second);
+  return {};
 }
 
 double bits_per_weight(std::size_t bytes, std::size_t weights) {
@@ -209,13 +223,16 @@ void print_done(const Options& options, const CheckpointReport& report) {
     print_event(event);
     return;
   }
+  // Nobody knows it any more where an earlier run had finished.
+  const std::string sqnr =
+      std::isnan(report.sqnr_db) ? "" : fmt::format(", SQNR {:.2f} dB", report.sqnr_db);
   fmt::print(
-      "{}: {} of {} tensors quantized{}, {} weights at {:.3f} bits, SQNR {:.2f} dB; {} in "
-      "{:.1f} s ({}/s), peak memory {}\n",
+      "{}: {} of {} tensors quantized{}, {} weights at {:.3f} bits{}; {} in {:.1f} s ({}/s), peak "
+      "memory {}\n",
       options.out, report.quantized, report.tensors,
       report.resumed == 0 ? "" : fmt::format(" ({} done before)", report.resumed), report.weights,
-      bits, report.sqnr_db, bytes_text(static_cast<double>(report.bytes)), report.seconds,
-      bytes_text(rate), bytes_text(static_cast<double>(peak_bytes())));
+      bits, sqnr, bytes_text(static_cast<double>(report.bytes)), report.seconds, bytes_text(rate),
+      bytes_text(static_cast<double>(peak_bytes())));
 }
 
 CheckpointReport run_plan(const Options& options, const CheckpointPlan& plan, CommandGroup& group) {
@@ -228,7 +245,7 @@ CheckpointReport run_plan(const Options& options, const CheckpointPlan& plan, Co
   RunOptions run;
   run.out = options.out;
   run.resume = options.resume;
-  run.cancel = &interrupted;
+  run.cancel = &handler.flag();
   run.group = &group;
   run.on_tensor = [&](const TensorDone& done) {
     if (options.json) print_tensor(done);
@@ -247,6 +264,12 @@ void run(Options options) {
   if (options.out.empty() && !options.dry_run) {
     throw Error(ErrorCode::bad_option, "--out is required, or --dry-run");
   }
+  if (options.checkpoint.layout == "gguf") {
+    throw Error(ErrorCode::bad_option,
+                "--layout gguf: quantize writes safetensors, expected another layout and then "
+                "`nybble convert --layout gguf --out F.gguf`, or `llama quantize --out F.gguf`, "
+                "which also gives tensors the names that llama.cpp knows");
+  }
   const std::unique_ptr<CommandGroup> group = make_command_group();
   try {
     if (!options.recipe.empty()) options.checkpoint.rules = read_recipe(options.recipe);
@@ -262,7 +285,7 @@ void run(Options options) {
     }
   } catch (const std::exception& error) {
     if (group->size() > 1) {
-      fmt::print(stderr, "nybble: process {}: {}\n", group->rank(), one_line(error.what()));
+      fmt::print(stderr, "nybble: process {}: {}\n", group->rank(), error_text(error));
       std::fflush(stderr);
       group->abort(exit_code(error));
     }
@@ -299,7 +322,7 @@ void add_quantize_command(CLI::App& app) {
   command
       ->add_option("--shard-size", options->checkpoint.shard_bytes,
                    "most bytes of tensors a file, e.g. 2GB")
-      ->transform(CLI::AsSizeValue(true))
+      ->transform(CLI::Validator(read_size, "SIZE"))
       ->capture_default_str();
   command->add_flag("--dry-run", options->dry_run, "Only say what would be written");
   command->add_flag("--resume", options->resume, "Continue a run that did not end");

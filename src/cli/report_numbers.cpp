@@ -39,6 +39,7 @@ void add_error(Json& json, const Errors& errors, const std::string& name) {
     return difference != nullptr && difference->error ? Json((*difference->error).*member) : Json();
   };
   json["same_values"] = difference == nullptr ? Json() : Json(difference->same_values);
+  json["equal"] = difference == nullptr ? Json() : Json(difference->equal);
   json["sqnr_db"] = number(&ErrorMetrics::sqnr_db);
   json["max_error"] = number(&ErrorMetrics::max_error);
   json["cosine"] = number(&ErrorMetrics::cosine);

@@ -57,8 +57,11 @@ std::string decibels(const Json& value) {
 }
 
 std::string sqnr_text(const Json& entry) {
-  const Json& same = entry["same_values"];
-  return same.is_boolean() && same.get<bool>() ? "exact" : decibels(entry["sqnr_db"]);
+  const auto is_true = [&](const char* key) {
+    return entry[key].is_boolean() && entry[key].get<bool>();
+  };
+  if (is_true("same_values")) return "exact";
+  return is_true("equal") ? "exact but for signs of zeros" : decibels(entry["sqnr_db"]);
 }
 
 std::string shape_of(const Json& entry) {

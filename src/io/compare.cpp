@@ -40,6 +40,12 @@ bool same_bytes(float a, float b) {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
 }
 
+/// The same bits (NaN is no number, but nothing changed), or +0 and -0.
+bool equal_values(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](float x, float y) { return x == y || same_bytes(x, y); });
+}
+
 bool same_transforms(const Transforms& a, const Transforms& b) {
   return same_bytes(a.channel_scale.scale, b.channel_scale.scale) &&
          same_bytes(a.permutation.source, b.permutation.source) &&
@@ -87,7 +93,7 @@ std::vector<float> values_of(const QuantizedCheckpoint& checkpoint, const Side& 
 }
 
 double badness(const TensorDifference& difference) {
-  if (difference.identical) return -std::numeric_limits<double>::infinity();
+  if (difference.equal) return -std::numeric_limits<double>::infinity();
   if (!difference.error || std::isnan(difference.error->sqnr_db)) {
     return std::numeric_limits<double>::infinity();
   }
@@ -196,6 +202,7 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
   }
   if (out.identical) {
     out.same_values = true;
+    out.equal = true;
     out.error = ErrorMetrics{.sqnr_db = std::numeric_limits<double>::infinity(), .cosine = 1};
     return out;
   }
@@ -211,6 +218,7 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
     return out;
   }
   out.same_values = same_bytes(x, y);
+  out.equal = equal_values(x, y);
   if (x.empty()) return out;
   const bool from_b = pair.a.kind == Side::Kind::layer && pair.b.kind == Side::Kind::tensor;
   out.error = error_metrics(from_b ? y : x, from_b ? x : y, executor);

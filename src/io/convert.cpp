@@ -100,6 +100,12 @@ class Conversion {
   }
 
  private:
+  void check_cancelled() const {
+    if (options_.cancel == nullptr || !options_.cancel->load()) return;
+    throw Error(ErrorCode::cancelled,
+                fmt::format("interrupted: {} was not written", out_.string()));
+  }
+
   // --- a folder of safetensors
 
   void write_folder() {
@@ -107,6 +113,7 @@ class Conversion {
     ShardedWriter writer(out_, std::move(plan));
     std::size_t next = 0;
     for (const Item& item : items_) {
+      check_cancelled();
       if (item.layer != nullptr) {
         const io::WrittenLayer written = converter_.target().write(converter_.layer(*item.layer));
         for (const io::OwnedTensor& tensor : written.tensors) {
@@ -131,6 +138,7 @@ class Conversion {
     std::vector<TensorToWrite> tensors;
     std::map<std::string, std::string> metadata = source_metadata();
     for (const Item& item : items_) {
+      check_cancelled();
       if (item.tensor != nullptr) {
         tensors.push_back(plan_tensor(*item.tensor));
         continue;
@@ -155,9 +163,9 @@ class Conversion {
     std::vector<float> storage;
     const TensorView tensor = checkpoint_.raw(entry.name, storage);
     if (tensor_type_name(tensor.type) != entry.type && !options_.drop_details) {
-      refuse_tensor(entry.name,
-                    fmt::format("safetensors has no type {}; only as {}, where details are dropped",
-                                entry.type, tensor_type_name(tensor.type)));
+      refuse_tensor(entry.name, fmt::format("safetensors has no type {}; --drop-details "
+                                            "(ConvertOptions::drop_details) makes it {}",
+                                            entry.type, tensor_type_name(tensor.type)));
     }
     report_.bytes += tensor.bytes.size();
     return {entry.name, tensor.type, tensor.shape};
@@ -171,21 +179,21 @@ class Conversion {
     for (const auto& [key, value] : files_.gguf->values()) {
       const std::string* text = std::get_if<std::string>(&value);
       if ((text == nullptr || key < last) && !options_.drop_details) {
-        throw Error(ErrorCode::unsupported,
-                    fmt::format("{}: key {} {}, which safetensors has no place for (no weight "
-                                "depends on it)",
-                                source_.string(), io::quote(key),
-                                text == nullptr ? "is not a text" : "is not in order"));
+        throw Error(
+            ErrorCode::unsupported,
+            fmt::format("{}: key {} {}, which safetensors has no place for ({})", source_.string(),
+                        io::quote(key), text == nullptr ? "is not a text" : "is not in order",
+                        io::kDropDetails));
       }
       if (text != nullptr) out[key] = *text;
       last = key;
     }
     if ((files_.gguf->version() != 3 || files_.gguf->ends_unpadded()) && !options_.drop_details) {
       throw Error(ErrorCode::unsupported,
-                  fmt::format("{}: is of version {}{}, which safetensors has no place for (no "
-                              "weight depends on it)",
+                  fmt::format("{}: is of version {}{}, which safetensors has no place for ({})",
                               source_.string(), files_.gguf->version(),
-                              files_.gguf->ends_unpadded() ? " without padding at its end" : ""));
+                              files_.gguf->ends_unpadded() ? " without padding at its end" : "",
+                              io::kDropDetails));
     }
     return out;
   }
@@ -193,6 +201,10 @@ class Conversion {
   // --- a GGUF file
 
   void write_gguf() {
+    if (fs::exists(out_)) {
+      throw Error(ErrorCode::bad_option,
+                  fmt::format("{}: is there already, expected a new file", out_.string()));
+    }
     GgufWriterOptions options;
     if (files_.gguf) options = {files_.gguf->version(), files_.gguf->ends_unpadded()};
     GgufWriter writer(out_, options);
@@ -200,6 +212,7 @@ class Conversion {
     if (!files_.gguf) metadata = checkpoint_.metadata();
     std::vector<std::function<void()>> additions;
     for (const Item& item : items_) {
+      check_cancelled();
       if (item.tensor != nullptr) {
         additions.emplace_back(
             [this, &writer, entry = item.tensor] { add_tensor(writer, *entry); });
@@ -211,7 +224,10 @@ class Conversion {
         for (const auto& [key, value] : converter_.own_metadata(entry, layer)) metadata.erase(key);
       }
       additions.emplace_back([this, &writer, &entry] {
-        add_layer(writer, [this, &entry] { return converter_.layer(entry); });
+        add_layer(writer, [this, &entry] {
+          check_cancelled();
+          return converter_.layer(entry);
+        });
         converter_.prove(entry, converter_.layer(entry), nullptr);
       });
     }

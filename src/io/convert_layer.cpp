@@ -9,11 +9,12 @@
 #include "nybble/quantize/method.h"
 #include "src/io/checked.h"
 #include "src/io/gguf_blocks.h"
+#include "src/io/gguf_format.h"
 
 namespace nybble::io {
 
 SourceFiles::SourceFiles(const std::filesystem::path& path) {
-  if (path.extension() == ".gguf") {
+  if (is_gguf(path)) {
     gguf.emplace(path);
   } else {
     safetensors.emplace(path);
@@ -109,8 +110,8 @@ void LayerConverter::expect_same_blocks(const Entry& entry, const StoredLayer& l
   };
   if (!std::equal(blocks.begin(), blocks.end(), tensor.bytes.begin(), tensor.bytes.end()) ||
       has_scale(back) != has_scale(layer)) {
-    refuse(entry.name, fmt::format("cannot hold all that tensor {} of {} says", quote(tensor.name),
-                                   gguf_type_name(tensor.type)));
+    refuse(entry.name, fmt::format("cannot hold all that tensor {} of {} says ({})",
+                                   quote(tensor.name), gguf_type_name(tensor.type), kDropDetails));
   }
 }
 
@@ -119,8 +120,8 @@ void LayerConverter::expect_same_tensors(const Entry& entry, const StoredLayer& 
   const WrittenLayer again = find_layout(entry.layout).write(back);
   const auto lost = [&](const std::string& what) {
     refuse(entry.name, fmt::format("cannot hold what layout {} says in {}: it would not come back "
-                                   "as it is (no weight depends on it)",
-                                   entry.layout, what));
+                                   "as it is ({})",
+                                   entry.layout, what, kDropDetails));
   };
   for (const OwnedTensor& tensor : again.tensors) {
     const TensorView* before = files_.safetensors->find(tensor.name);

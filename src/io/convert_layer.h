@@ -12,6 +12,10 @@
 
 namespace nybble::io {
 
+/// Ends the message where a detail has no place: what to do about it.
+constexpr const char* kDropDetails =
+    "no weight depends on it: --drop-details (ConvertOptions::drop_details) leaves it out";
+
 /// A checkpoint's own tensors, to compare with.
 struct SourceFiles {
   std::optional<Checkpoint> safetensors;

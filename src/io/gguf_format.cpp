@@ -1,5 +1,7 @@
 #include "src/io/gguf_format.h"
 
+#include <array>
+#include <fstream>
 #include <limits>
 
 #include "src/io/checked.h"
@@ -87,6 +89,14 @@ std::optional<std::size_t> gguf_bytes(GgufType type, std::span<const std::size_t
   // Also without the blocks: a count of values that wraps is no shape, whatever its bytes are.
   if (!byte_count(shape, 8)) return std::nullopt;
   return byte_count(blocks, row.bytes * 8);
+}
+
+bool is_gguf(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
+  std::array<char, kGgufMagic.size()> magic{};
+  std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
+  return std::string_view(magic.data(), magic.size()) == kGgufMagic;
 }
 
 std::optional<std::size_t> round_up(std::size_t position, std::size_t alignment) {

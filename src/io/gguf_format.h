@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -17,6 +18,9 @@ constexpr std::size_t kLongestKey = 65535;      // the specification's limit (gg
 constexpr std::size_t kLongestTensorName = 63;  // GGML_MAX_NAME without its NUL
 constexpr std::size_t kMostAxes = 4;            // GGML_MAX_DIMS
 constexpr std::size_t kDeepestArray = 4;
+
+/// Whether a file begins as GGUF does; false where there is none, which its reader reports.
+bool is_gguf(const std::filesystem::path& path);
 
 /// The type with that number in a file, nothing where ggml has none.
 std::optional<GgufType> gguf_type_from_number(std::uint32_t number);

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <fstream>
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
@@ -27,21 +25,13 @@ std::size_t index_of(const std::vector<Entry>& entries, const std::string& name,
               fmt::format("no {} {}, {}", kind, io::quote(name), io::name_hint(name, names)));
 }
 
-/// Whether a file begins as GGUF does; false where there is none, which its reader reports.
-bool is_gguf(const std::filesystem::path& path) {
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(path, ignored)) return false;
-  std::array<char, io::kGgufMagic.size()> magic{};
-  std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
-  return std::string_view(magic.data(), magic.size()) == io::kGgufMagic;
-}
-
 }  // namespace
 
 QuantizedCheckpoint::QuantizedCheckpoint(const std::filesystem::path& path,
                                          const std::string& layout)
-    : source_(layout == "gguf" || is_gguf(path) ? io::open_gguf_checkpoint(path, layout)
-                                                : io::open_safetensors_checkpoint(path, layout)) {}
+    : source_(layout == "gguf" || io::is_gguf(path)
+                  ? io::open_gguf_checkpoint(path, layout)
+                  : io::open_safetensors_checkpoint(path, layout)) {}
 QuantizedCheckpoint::QuantizedCheckpoint(QuantizedCheckpoint&&) noexcept = default;
 QuantizedCheckpoint& QuantizedCheckpoint::operator=(QuantizedCheckpoint&&) noexcept = default;
 QuantizedCheckpoint::~QuantizedCheckpoint() = default;

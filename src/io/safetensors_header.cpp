@@ -11,6 +11,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/gguf_format.h"
 #include "src/io/safetensors_format.h"
 #include "src/io/strict_json.h"
 
@@ -44,8 +45,8 @@ std::vector<std::size_t> read_sizes(const json& array, const char* key, const st
   std::vector<std::size_t> result;
   for (const json& size : array) {
     if (!size.is_number_unsigned()) {
-      fail(where, fmt::format("{} holds {}, expected unsigned integers below 2^64", key,
-                              quote(size.dump())));
+      fail(where,
+           fmt::format("{} holds {}, expected unsigned integers below 2^64", key, show_json(size)));
     }
     result.push_back(size.get<std::size_t>());
   }
@@ -124,6 +125,10 @@ void check_tiling(const std::vector<TensorInfo>& tensors, std::size_t data, std:
 
 std::size_t read_header_length(std::span<const std::byte> first, std::size_t file_size,
                                const std::string& name) {
+  if (first.size() >= kGgufMagic.size() &&
+      std::memcmp(first.data(), kGgufMagic.data(), kGgufMagic.size()) == 0) {
+    fail(name, "is a GGUF file, expected a safetensors file or a folder of them");
+  }
   if (first.size() < kLengthBytes || file_size < kLengthBytes) {
     fail(name, fmt::format("{} bytes, expected a header length of 8 bytes first", file_size));
   }
@@ -132,7 +137,8 @@ std::size_t read_header_length(std::span<const std::byte> first, std::size_t fil
     length |= std::to_integer<std::uint64_t>(first[i]) << (8 * i);
   }
   if (length > kLargestHeader) {
-    fail(name, fmt::format("header length {}, expected at most {}", length, kLargestHeader));
+    fail(name, fmt::format("header length {}, expected at most {}: is it a safetensors file?",
+                           length, kLargestHeader));
   }
   const std::size_t available = file_size - kLengthBytes;
   if (length > available) {

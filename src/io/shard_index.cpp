@@ -40,7 +40,7 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
       throw Error(ErrorCode::bad_file,
                   fmt::format("{}: tensor {} is in shard {}, expected the name of a file beside "
                               "the index",
-                              name, quote(tensor), quote(shard.dump())));
+                              name, quote(tensor), show_json(shard)));
     }
     result.emplace(tensor, shard.get<std::string>());
   }

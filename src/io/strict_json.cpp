@@ -50,6 +50,13 @@ json parse_strict_json(std::span<const std::byte> text, const std::string& name,
   }
 }
 
+std::string show_json(const json& value) {
+  constexpr std::size_t kLongest = 120;
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
 std::string json_string(const std::string& text, const std::string& what) {
   try {
     return json(text).dump();

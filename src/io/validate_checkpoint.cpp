@@ -165,8 +165,10 @@ ModelShape read_model_shape(const std::filesystem::path& path,
   return {size_in(model, "hidden_size"), size_in(model, "intermediate_size")};
 }
 
-void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
-              const std::function<void(const Finding&)>& report, Executor& executor) {
+std::map<std::string, std::size_t> validate(const QuantizedCheckpoint& checkpoint,
+                                            const ModelShape& shape,
+                                            const std::function<void(const Finding&)>& report,
+                                            Executor& executor) {
   if (checkpoint.layers().empty() && !checkpoint.claimed_method().empty()) {
     report({Severity::error, "quantization_config", "quant_method",
             io::quote(checkpoint.claimed_method()), "that of a layer in a layout known here"});
@@ -184,18 +186,21 @@ void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
   fused.report_differing(report);
   for (const Finding& finding : io::find_orphans(checkpoint)) report(finding);
   for (const Finding& finding : io::find_misfits(checkpoint)) report(finding);
+  std::map<std::string, std::size_t> not_checked;
   for (const QuantizedCheckpoint::TensorEntry& entry : checkpoint.tensors()) {
     std::vector<float> values;
     try {
       values = checkpoint.read_f32(entry.name);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
-      continue;  // integers
+      ++not_checked[entry.type];
+      continue;
     }
     for (const Finding& finding : validate(entry.name, entry.shape, values, executor)) {
       report(finding);
     }
   }
+  return not_checked;
 }
 
 }  // namespace nybble

@@ -65,7 +65,7 @@ json file_entry(const fs::path& path) {
   const auto modified = fs::last_write_time(path).time_since_epoch();
   return {{"name", path.filename().string()},
           {"bytes", fs::file_size(path)},
-          {"modified_ns", std::chrono::nanoseconds(modified).count()}};
+          {kModifiedKey, std::chrono::nanoseconds(modified).count()}};
 }
 
 /// What makes a run the one that was begun.

@@ -39,11 +39,13 @@ void write_text(const fs::path& path, const std::string& text) {
   file.commit();
 }
 
-/// The first difference, as "method: was rtn, is clip".
+/// The first difference, as "method: was rtn, is clip" or "source FILE was changed since".
 std::string difference(const json& was, const json& is) {
   for (const auto& [key, value] : is.items()) {
     const json before = was.is_object() && was.contains(key) ? was[key] : json();
     if (before == value) continue;
+    // A number of a clock that nobody reads.
+    if (key == kModifiedKey) return "was changed since";
     if (value.is_object()) return fmt::format("{} {}", key, difference(before, value));
     return fmt::format("{}: was {}, is {}", key, before.dump(), value.dump());
   }

@@ -12,6 +12,9 @@
 
 namespace nybble {
 
+/// In a manifest: when a file was changed last, by the clock of the file system.
+constexpr const char* kModifiedKey = "modified_ns";
+
 /// A tensor that is in its place among the shards.
 struct JournalEntry {
   std::uint64_t hash = 0;  ///< of its bytes, as content_hash makes it

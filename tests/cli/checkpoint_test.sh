@@ -74,6 +74,10 @@ expect_printed 1 'error: a.weight: value[1, 0] is nan, expected a finite number 
   'bad: 0 quantized layers and 2 other tensors checked: 1 errors' -- check bad.safetensors
 expect_printed 1 '"severity":"error","name":"a.weight","place":"value[1, 0]","found":"nan"' \
   '"count":2' '"good":false' -- check bad.safetensors --json
+expect_printed 0 'good: 0 quantized layers and 2 other tensors checked: 0 errors' \
+  'not checked: 1 tensors of type I32: values of this type cannot be read as floats' -- \
+  check good.safetensors
+expect_output '"not_checked":[{"type":"I32","tensors":1,"reason":"' -- check good.safetensors --json
 expect_printed 1 'a\x1b[2Jb' -- check escape.safetensors
 expect_exit 3 'short.safetensors.*a.weight' check short.safetensors
 expect_exit 2 'path' check
@@ -88,6 +92,17 @@ expect_printed 1 '1 below 11 dB' -- diff good.safetensors other.safetensors --to
 expect_printed 0 '1 compared: 1 identical' -- diff good.safetensors other.safetensors --layer norm
 expect_printed 1 'only in the first' '"reason":"only in the first"' -- \
   diff good.safetensors bad.safetensors --json
+# +0 and -0 are equal, and zeros are like zeros.
+minus_zero='\000\000\000\200'
+zero='\000\000\000\000'
+safetensors plus.safetensors a F32 2 "$zero$zero" b F32 2 "$one$zero"
+safetensors minus.safetensors a F32 2 "$minus_zero$zero" b F32 2 "$one$minus_zero"
+expect_printed 0 'equal but for signs of zeros' '1.000000' \
+  '2 compared: 0 identical, 0 more with the same values, 2 more equal but for signs of zeros' -- \
+  diff plus.safetensors minus.safetensors
+grep -q nan "$scratch/out" && fail "nan in $(cat "$scratch/out")"
+expect_printed 0 '"good":true' '"identical":false,"same_values":false,"equal":true' \
+  '"cosine":1.0' -- diff plus.safetensors minus.safetensors --json
 # NaN is never good enough.
 expect_printed 1 '"max_error":null' -- \
   diff good.safetensors bad.safetensors --json --tolerance-db -1000 --layer 'a*'
@@ -141,6 +156,13 @@ expect_exit 2 'layers.0.*nf4' convert int4 --layout bitsandbytes --out no
 expect_exit 2 'unknown layout.*no_such' convert int4 --layout no_such --out no
 expect_exit 2 'no quantized layers' convert "$model" --layout gptq --out no
 expect_exit 2 'gptq' convert int4 --layout gptq_v2 --out gptq
+expect_exit 2 'nvfp4.gguf: is there already' convert nvfp4 --layout gguf --out nvfp4.gguf
+# What the system refuses is bad input, too.
+expect_exit 3 'good.safetensors: Not a directory' \
+  convert int4 --layout gptq --out good.safetensors
+expect_exit 3 'good.safetensors/below: Not a directory' \
+  quantize "$model" --format int4 --out good.safetensors/below
+expect_exit 3 '/proc/new: ' quantize "$model" --format int4 --out /proc/new
 [ -e no ] && fail 'something was written in spite of an error'
 expect_printed 0 'layout bitsandbytes' -- \
   convert int4 --layout bitsandbytes --requantize nf4/rtn --out nf4

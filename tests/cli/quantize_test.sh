@@ -99,14 +99,44 @@ expect_exit 2 "'int5'" quantize "$model" --format int5 --out new
 expect_exit 2 "'int5'" quantize "$model" --format int4 --rule '*.q_proj=int5' --out new
 expect_exit 2 'needs calibration' quantize "$model" --format int4 --method awq --out new
 expect_exit 2 'unknown layout' quantize "$model" --format int4 --layout nothing --out new
+expect_exit 2 'layout gguf.*nybble convert --layout gguf.*llama quantize' \
+  quantize "$model" --format int4 --layout gguf --out new
 expect_exit 2 'out is required' quantize "$model" --format int4
+for size in -1 0 99999999999999999999 2.5MB 20000000TB 5XB x ''; do
+  expect_exit 2 "shard-size.*'$size': expected a whole number of bytes" \
+    quantize "$model" --format int4 --shard-size "$size" --out new
+done
+for size in 100000 100kB '100 KB' 100k; do
+  expect_same "files of --shard-size $size" "$("$program" quantize "$model" --format int4 \
+    --dry-run --shard-size "$size" | grep -c '^model-.*bytes$')" 6
+done
 expect_exit 2 'holds a checkpoint already' quantize "$model" --format int4 --out made
 expect_exit 2 'nybble convert' quantize made --format int4 --out new
+printf 'GGUF\003\000\000\000\000\000' >model.gguf
+expect_exit 3 'model.gguf: is a GGUF file, expected a safetensors file' \
+  quantize model.gguf --format int4 --out new
 expect_exit 3 'expected model.safetensors' quantize "$scratch" --format int4 --out new
 echo '[{"match": "*"}]' >recipe.json
 expect_exit 3 'rule 1: expected either' quantize "$model" --format int4 --recipe recipe.json --out new
 OMPI_COMM_WORLD_SIZE=2 "$program" --version >/dev/null || fail 'a version needs no MPI'
 [ ! -e new ] || fail 'an error left something'
+
+# --- nowhere to write to: a line that is flushed, a few at the end, more than a buffer
+
+if [ -e /dev/full ]; then
+  for arguments in '--out full --json' '--dry-run' '--dry-run --json' '--out full2'; do
+    # shellcheck disable=SC2086  # several words
+    "$program" quantize "$model" --format int4 $arguments >/dev/full 2>err
+    expect_same "exit code of $arguments" $? 3
+    grep -q '^nybble: .*cannot write' err || fail "standard output: $(cat err)"
+  done
+  for command in formats kernels 'formats --json' --help --version; do
+    # shellcheck disable=SC2086
+    "$program" $command >/dev/full 2>err
+    expect_same "exit code of $command" $? 3
+  done
+  rm -rf full full2
+fi
 
 # --- rules: the last one wins
 
@@ -224,5 +254,28 @@ fi
 expect_same 'the same bytes after an interruption' "$(sums stopped)" "$(sums plain)"
 quantize stopped big --format int4 --resume --shard-size $shard_size
 expect_same 'a finished run is not done again' "$(numbers resumed events)" $((layers * 2))
+expect_same 'the error of a finished run is not known' "$(numbers weight_sqnr_db events)" null
+"$program" quantize big --format int4 --out stopped --resume --shard-size $shard_size >out ||
+  fail 'a finished run'
+grep -q -e SQNR -e nan out && fail "an error that is not known: $(cat out)"
+
+# nybble convert keeps nothing.
+"$program" convert plain --layout gptq --out converted >out 2>err &
+child=$!
+tries=0
+while [ -z "$(ls -A converted 2>/dev/null)" ] && [ $tries -lt 200 ]; do
+  sleep 0.02
+  tries=$((tries + 1))
+done
+kill -TERM $child
+wait $child
+code=$?
+if [ $code -eq 0 ]; then
+  echo 'it was converted before it was interrupted'
+else
+  expect_same 'exit code of an interrupted conversion' $code 130
+  grep -q '^nybble: interrupted: converted was not written$' err || fail "interrupted: $(cat err)"
+  expect_same 'nothing is left after an interrupted conversion' "$(ls -A converted)" ''
+fi
 
 finish

@@ -38,8 +38,8 @@ sed 's/19.0/21.0/' sweep.json >sweep2.json
 expect_in page.html '<!DOCTYPE html>' 'name="viewport"' 'prefers-color-scheme: dark' \
   'role="img"' '<title id="chart1-title">' 'model.layers.0.mlp.down_proj.weight' 'exact' \
   '&lt;b&gt;&amp;' '20.00' 'Mean of 2 layers'
-expect_in numbers.json '"tensors": 38' '"same_values": true' '"sqnr_db": 20.0' '"sqnr_db": 25.5' \
-  '"layers": 2'
+expect_in numbers.json '"tensors": 38' '"same_values": true' '"equal": true' \
+  '"sqnr_db": 20.0' '"sqnr_db": 25.5' '"layers": 2'
 for pattern in '<script' 'http://' 'https://' '<link' '@import' 'url('; do
   # The namespace of SVG is a name, not an address.
   sed 's|xmlns="http://www.w3.org/2000/svg"||g' page.html | grep -q -F -e "$pattern" &&

@@ -76,6 +76,26 @@ TEST(Compare, AnotherTypeWithTheSameValuesIsNotIdentical) {
   EXPECT_EQ(found[0].error->mse, 0);
 }
 
+TEST(Compare, ZerosOfAnotherSignAreEqualButNotTheSame) {
+  const test::TemporaryFolder folder;
+  const auto found = differences(
+      checkpoint(folder / "a.safetensors", {{"nan", TensorType::f32, {2}, {0, NAN}},
+                                            {"other", TensorType::f32, {2}, {0, 1}},
+                                            {"zeros", TensorType::f32, {2}, {0, 0}}}),
+      checkpoint(folder / "b.safetensors", {{"nan", TensorType::f32, {2}, {-0.0F, NAN}},
+                                            {"other", TensorType::f32, {2}, {-0.0F, 2}},
+                                            {"zeros", TensorType::f32, {2}, {-0.0F, 0}}}));
+  ASSERT_EQ(found.size(), 3U);
+  for (const TensorDifference& difference : found) EXPECT_FALSE(difference.same_values);
+  EXPECT_EQ(found[0].pair.name, "other");
+  EXPECT_FALSE(found[0].equal);
+  EXPECT_EQ(found[1].pair.name, "nan");
+  EXPECT_TRUE(found[1].equal);
+  EXPECT_EQ(found[2].pair.name, "zeros");
+  EXPECT_TRUE(found[2].equal);
+  EXPECT_EQ(found[2].error->cosine, 1);
+}
+
 TEST(Compare, WorstFirst) {
   const test::TemporaryFolder folder;
   const auto found =

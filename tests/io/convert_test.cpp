@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -241,7 +242,7 @@ TEST(Convert, DetailsAreDroppedOnlyWhereThatIsAskedFor) {
   const fs::path original = write(folder, "original", "gptq", layers_of(kind));
   ConvertOptions options;
   options.layout = "awq_gemm";
-  test::expect_error(ErrorCode::unsupported, {"q_proj", "g_idx", "awq_gemm"},
+  test::expect_error(ErrorCode::unsupported, {"q_proj", "g_idx", "awq_gemm", "--drop-details"},
                      [&] { convert_checkpoint(original, folder / "refused", options, serial); });
   EXPECT_FALSE(fs::exists(folder / "refused"));
   options.drop_details = true;
@@ -310,6 +311,35 @@ TEST(Convert, LayersLeftAloneStayThat) {
             (nlohmann::ordered_json{{"-:^model\\.0\\.gate$", nlohmann::ordered_json::object()}}));
 }
 
+TEST(Convert, AGgufFileIsKnownByItsBeginningNotItsName) {
+  const test::TemporaryFolder folder;
+  SerialExecutor serial;
+  const fs::path original = write(folder, "original", "gguf", layers_of({"", "mxfp4"}));
+  fs::rename(original, folder / "original.bin");
+  ConvertOptions options;
+  options.layout = "nybble";
+  EXPECT_EQ(convert_checkpoint(folder / "original.bin", folder / "new", options, serial).layers,
+            2U);
+}
+
+TEST(Convert, GgufsOwnKeysAreDetails) {
+  const test::TemporaryFolder folder;
+  SerialExecutor serial;
+  const std::vector<StoredLayer> layers = layers_of({"", "mxfp4"});
+  GgufWriter writer(folder / "original.gguf");
+  writer.set("general.file_type", std::uint32_t{38});
+  for (const StoredLayer& layer : layers) add_layer(writer, layer);
+  writer.finish();
+  ConvertOptions options;
+  options.layout = "nybble";
+  const auto convert = [&] {
+    convert_checkpoint(folder / "original.gguf", folder / "new", options, serial);
+  };
+  test::expect_error(ErrorCode::unsupported, {"general.file_type", "--drop-details"}, convert);
+  options.drop_details = true;
+  EXPECT_NO_THROW(convert());
+}
+
 TEST(Convert, RequantizingIsAskedForByName) {
   const test::TemporaryFolder folder;
   SerialExecutor serial;
@@ -350,6 +380,50 @@ TEST(Convert, ShardsAreWrittenWithAnIndex) {
   EXPECT_EQ(weights(folder / "whole"), weights(original));
 }
 
+/// Sets a flag when it is asked for its nth loop.
+class CancellingExecutor final : public Executor {
+ public:
+  CancellingExecutor(std::size_t loops, std::atomic<bool>& cancel)
+      : loops_(loops), cancel_(cancel) {}
+  [[nodiscard]] std::size_t concurrency() const noexcept override { return 1; }
+  void parallel_for(std::size_t count, TaskRef task) override {
+    if (loops_-- == 0) cancel_.store(true);
+    serial_.parallel_for(count, task);
+  }
+
+ private:
+  std::size_t loops_;
+  std::atomic<bool>& cancel_;
+  SerialExecutor serial_;
+};
+
+TEST(Convert, NothingIsLeftWhereItIsCancelled) {
+  const test::TemporaryFolder folder;
+  const fs::path original = write(folder, "original", "gptq", layers_of({"", "int4"}));
+  for (const char* layout : {"gguf", "nybble"}) {
+    const test::TemporaryFolder out;
+    ConvertOptions options;
+    options.layout = layout;
+    options.format = "mxfp4";  // takes loops
+    std::size_t loops = 0;
+    for (bool done = false; !done; ++loops) {
+      std::atomic<bool> cancel{false};
+      options.cancel = &cancel;
+      CancellingExecutor executor(loops, cancel);
+      try {
+        convert_checkpoint(original, target(out, "new", layout), options, executor);
+        done = true;
+      } catch (const Error& error) {
+        ASSERT_EQ(error.code(), ErrorCode::cancelled) << error.what();
+        EXPECT_NE(std::string(error.what()).find("new"), std::string::npos) << error.what();
+        fs::remove(out / "new");  // an empty folder, or this fails
+        EXPECT_TRUE(fs::is_empty(out.path())) << layout << " after " << loops << " loops";
+      }
+    }
+    EXPECT_GT(loops, 4U) << layout;
+  }
+}
+
 TEST(Convert, NothingIsOverwritten) {
   const test::TemporaryFolder folder;
   SerialExecutor serial;
@@ -364,6 +438,12 @@ TEST(Convert, NothingIsOverwritten) {
   test::expect_error(ErrorCode::bad_option, {"other"},
                      [&] { convert_checkpoint(original, folder / "other", options, serial); });
   EXPECT_EQ(test::read_text(folder / "other" / "model.safetensors"), "theirs");
+  test::write_text(folder / "other.gguf", "theirs");
+  options.layout = "gguf";
+  test::expect_error(ErrorCode::bad_option, {"other.gguf", "is there already"},
+                     [&] { convert_checkpoint(original, folder / "other.gguf", options, serial); });
+  EXPECT_EQ(test::read_text(folder / "other.gguf"), "theirs");
+  options.layout = "gptq_v2";
   EXPECT_EQ(weights(original), before);
   options.layout = "no_such";
   test::expect_error(ErrorCode::bad_option, {"no_such"},

@@ -150,6 +150,13 @@ TEST(SafetensorsAttack, HeaderLength) {
   EXPECT_NO_THROW(SafetensorsFile::parse(with_length(2), "m"));
 }
 
+TEST(SafetensorsAttack, AGgufFileIsCalledOne) {
+  for (const char* const text : {"GGUF", "GGUF\3 and more"}) {
+    expect_error(ErrorCode::bad_file, {"m", "is a GGUF file, expected a safetensors file"},
+                 [&] { SafetensorsFile::parse(exact_bytes(text), "m"); });
+  }
+}
+
 TEST(SafetensorsAttack, OnlyAnObjectWillDo) {
   for (const char* const header : {"", "[]", "1", " {}", "\xef\xbb\xbf{}", "null"}) {
     expect_bad(header, "", {"not a JSON object"});

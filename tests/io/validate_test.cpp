@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "nybble/format/element.h"
 #include "nybble/format/registry.h"
+#include "nybble/io/gguf.h"
 #include "nybble/io/safetensors.h"
 #include "nybble/quantize/rtn.h"
 #include "tests/io/temporary_folder.h"
@@ -262,10 +264,27 @@ TEST(Validate, ACheckpointOfFloatsIsReadWhole) {
   writer.finish();
   test::ThreadExecutor threads(2);
   std::vector<Finding> found;
-  validate(
+  const std::map<std::string, std::size_t> not_checked = validate(
       QuantizedCheckpoint(folder.path()), {},
       [&](const Finding& finding) { found.push_back(finding); }, threads);
   expect_one(found, Severity::error, "wrong: value[2] is nan, expected a finite number");
+  EXPECT_EQ(not_checked, (std::map<std::string, std::size_t>{{"U32", 1}}));
+}
+
+TEST(Validate, TensorsOfGgufTypesThatAreNotReadAreCounted) {
+  const test::TemporaryFolder folder;
+  const std::size_t shape[] = {256};
+  GgufWriter writer(folder / "model.gguf");
+  const std::vector<std::byte> zeros(1024);
+  writer.add("a", GgufType::q6_k, shape, std::span(zeros).first(210));
+  writer.add("b", GgufType::q6_k, shape, std::span(zeros).first(210));
+  writer.add("norm", GgufType::f32, shape, zeros);
+  writer.finish();
+  test::ThreadExecutor threads(2);
+  const auto not_checked = validate(
+      QuantizedCheckpoint(folder / "model.gguf"), {},
+      [](const Finding& finding) { ADD_FAILURE() << finding.text(); }, threads);
+  EXPECT_EQ(not_checked, (std::map<std::string, std::size_t>{{"Q6_K", 2}}));
 }
 
 }  // namespace

@@ -36,6 +36,8 @@ struct TensorDifference {
   bool identical = false;
   /// All values are the same, as f32 bit patterns.
   bool same_values = false;
+  /// All values are the same, or zeros of either sign: equal as numbers.
+  bool equal = false;
   /// From the one that is not quantized, or else from a, to the other. None where there are no
   /// values to compare: `reason` says why.
   std::optional<ErrorMetrics> error = std::nullopt;

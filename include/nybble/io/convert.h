@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <filesystem>
 #include <string>
@@ -19,6 +20,8 @@ struct ConvertOptions {
   /// largest value beside a scale, GGUF's keys that are not text, ...
   bool drop_details = false;
   std::size_t shard_bytes = 5'000'000'000;
+  /// Set by another thread or a signal: convert_checkpoint throws cancelled before the next tensor.
+  const std::atomic<bool>* cancel = nullptr;
 };
 
 struct ConvertReport {
@@ -35,7 +38,8 @@ struct ConvertReport {
 /// the layout it came from, which must give the same bytes. All that is done before anything is
 /// written. Throws unsupported naming the first layer (in the order of the files) or tensor that
 /// `layout` cannot hold, and why; bad_option for an unknown layout, without quantized layers, and
-/// where `out` is the source or has other weights; what reading and writing throw.
+/// where `out` is the source, has other weights or is a file that is there; cancelled, with nothing
+/// left behind but an empty folder; what reading and writing throw.
 ConvertReport convert_checkpoint(const std::filesystem::path& source,
                                  const std::filesystem::path& out, const ConvertOptions& options,
                                  Executor& executor);

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,8 +65,12 @@ ModelShape read_model_shape(const std::filesystem::path& path,
 ///            zero points of 0 in layout gptq: its kernels disagree about them
 ///   note     q, k and v, or gate and up, with tensor scales that differ: engines that fuse them
 ///            assume one
-/// `report` is called as findings come. Throws what reading throws.
-void validate(const QuantizedCheckpoint& checkpoint, const ModelShape& shape,
-              const std::function<void(const Finding&)>& report, Executor& executor);
+/// `report` is called as findings come. Returns how many tensors of which type were not looked at,
+/// because their values cannot be read as floats: integers, GGUF's types beside those of 4 bits.
+/// Throws what reading throws.
+std::map<std::string, std::size_t> validate(const QuantizedCheckpoint& checkpoint,
+                                            const ModelShape& shape,
+                                            const std::function<void(const Finding&)>& report,
+                                            Executor& executor);
 
 }  // namespace nybble

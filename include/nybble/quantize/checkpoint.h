@@ -120,8 +120,8 @@ struct CheckpointReport {
   std::size_t weights = 0;       ///< elements of those quantized
   std::size_t weight_bytes = 0;  ///< what those became
   std::size_t source_bytes = 0;
-  std::size_t bytes = 0;            ///< of all files written
-  double sqnr_db = 0;               ///< of all weights quantized; NaN: there are none
+  std::size_t bytes = 0;  ///< of all files written
+  double sqnr_db = 0;     ///< of all weights quantized; NaN: not known, as of a finished run
   std::size_t processed_bytes = 0;  ///< source bytes of the tensors this process did
   double seconds = 0;
 };

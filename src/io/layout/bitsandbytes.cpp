@@ -142,8 +142,8 @@ class StateReader {
     return value;
   }
   [[noreturn]] void refuse(ErrorCode code, const char* key, const std::string& expected) const {
-    throw Error(code, fmt::format("{}: {} is {}, expected {}", where_, key,
-                                  quote(member(key).dump()), expected));
+    throw Error(code, fmt::format("{}: {} is {}, expected {}", where_, key, show_json(member(key)),
+                                  expected));
   }
 
   std::string where_;

@@ -9,6 +9,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/strict_json.h"
 
 namespace nybble::io {
 
@@ -83,9 +84,7 @@ NamedLayout named_layout(const json& config) {
   std::string says = fmt::format("quant_method is {}", quote(method));
   const auto bits = config.find("bits");
   if (bits != config.end() && *bits != 4) {
-    return {"another",
-            fmt::format("{}, bits is {}", says,
-                        quote(bits->dump(-1, ' ', true, json::error_handler_t::replace)))};
+    return {"another", fmt::format("{}, bits is {}", says, show_json(*bits))};
   }
   const auto also = [&](const char* key, const std::string& value) {
     says += value.empty() ? fmt::format(", no {}", key) : fmt::format(", {} {}", key, quote(value));

@@ -419,6 +419,11 @@ TEST(BitsandbytesLayout, JunkInTheTextIsRefused) {
   expect_refused(R"({"quant_type": "nf4")", {kState, "damaged JSON"});
   expect_refused(R"({"shape": [1], "shape": [1]})", {kState, "duplicate"});
   expect_refused(R"({"shape": [[[[[[1]]]]]]})", {kState, "nested deeper"});
+  nlohmann::json another = state;
+  another["quant_type"] = "fp4";
+  expect_refused(another.dump(), {"quant_type is \"fp4\", expected \"nf4\""});
+  another["quant_type"] = 4;
+  expect_refused(another.dump(), {"quant_type is 4, expected "});
   for (const char* key :
        {"quant_type", "blocksize", "dtype", "shape", "nested_dtype", "nested_offset"}) {
     nlohmann::json lacking = state;
