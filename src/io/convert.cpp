@@ -156,6 +156,7 @@ class Conversion {
                            std::exchange(written.metadata, {})});
       }
     }
+    if (!options_.drop_details) config_->expect_nothing_lost();
     return plan_shards(tensors, metadata, options_.shard_bytes);
   }
 

@@ -63,7 +63,7 @@ std::string beyond_weights(const json& config, bool holds_activations) {
 ConvertedConfig::ConvertedConfig(const std::filesystem::path& source,
                                  const QuantizedCheckpoint& checkpoint,
                                  const ConvertOptions& options, const Layout& target)
-    : source_(source), plain_(plain_modules(checkpoint)) {
+    : source_(source), checkpoint_(checkpoint), plain_(plain_modules(checkpoint)) {
   target_.layout = &target;
   const std::string layout = layout_of(checkpoint);
   kept_ = options.format.empty() && layout == target.name();
@@ -73,34 +73,33 @@ ConvertedConfig::ConvertedConfig(const std::filesystem::path& source,
     return config.contains(key) ? config[key] : ordered_json();
   };
   const ordered_json before = key_of(kOriginal);
-  ordered_json old = key_of(config.contains(kQuantization) ? kQuantization : kOldQuantization);
-  if (before.is_object() && before.contains(kQuantization)) old = before[kQuantization];
-  if (options.format.empty() && old.is_object()) {
+  old_config_ = key_of(config.contains(kQuantization) ? kQuantization : kOldQuantization);
+  if (before.is_object() && before.contains(kQuantization)) old_config_ = before[kQuantization];
+  if (options.format.empty() && old_config_.is_object()) {
     if (target.name() == "nybble") {
       if (!layout.empty()) old_.layout = &find_layout(layout);
-      old_config_ = old;
       return;
     }
-    if (before.is_object() && before.value("layout", "") == target.name()) {
-      restored_ = old;
+    if (before.is_object() && before.contains("layout") && before["layout"] == target.name()) {
+      restored_ = old_config_;
       return;
     }
   }
-  if (!options.drop_details) expect_nothing_lost(old, checkpoint);
+  loses_ = true;
 }
 
-void ConvertedConfig::expect_nothing_lost(const ordered_json& old,
-                                          const QuantizedCheckpoint& checkpoint) const {
+void ConvertedConfig::expect_nothing_lost() const {
+  if (!loses_) return;
   const std::string target = target_.layout->name();
   const bool holds_activations = target.ends_with("nvfp4");
-  const std::string lost = beyond_weights(json::parse(old.dump()), holds_activations);
+  const std::string lost = beyond_weights(json::parse(old_config_.dump()), holds_activations);
   if (!lost.empty()) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("{}: quantization_config has {}, which that of layout {} would not "
                             "(no weight converted depends on it)",
                             source_.string(), lost, target));
   }
-  for (const QuantizedCheckpoint::TensorEntry& tensor : checkpoint.tensors()) {
+  for (const QuantizedCheckpoint::TensorEntry& tensor : checkpoint_.tensors()) {
     if (!tensor.type.starts_with("F8") || !tensor.name.ends_with(".weight")) continue;
     throw Error(ErrorCode::unsupported,
                 fmt::format("tensor {}: weights of type {}, which quantization_config of layout {} "
@@ -122,7 +121,7 @@ void ConvertedConfig::Described::add(const StoredLayer& layer, std::span<const s
 }
 
 void ConvertedConfig::add(const StoredLayer& layer) {
-  if (kept_) return;
+  if (kept_ || restored_.is_object()) return;
   if (old_.layout != nullptr) old_.add(layer, plain_);
   target_.add(layer, plain_);
   if (target_.one_for_all) return;
@@ -136,7 +135,8 @@ void ConvertedConfig::add(const StoredLayer& layer) {
 std::vector<ModelFile> ConvertedConfig::files() const {
   if (kept_) return plan_model_files(source_, {});
   ordered_json original;
-  if (old_config_.is_object() && (!old_.one_for_all || old_.config != old_config_)) {
+  if (target_.layout->name() == "nybble" && old_config_.is_object() &&
+      (!old_.one_for_all || old_.config != old_config_)) {
     original = {{"layout", old_.layout == nullptr ? "" : old_.layout->name()},
                 {kQuantization, old_config_}};
   }

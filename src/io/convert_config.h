@@ -17,14 +17,15 @@ namespace nybble::io {
 /// own, and going back to that layout restores it.
 class ConvertedConfig {
  public:
-  /// Throws unsupported where the old one says more than the new one can, unless details are
-  /// dropped: activations, a KV cache, other layers quantized in another way.
   ConvertedConfig(const std::filesystem::path& source, const QuantizedCheckpoint& checkpoint,
                   const ConvertOptions& options, const Layout& target);
 
   /// To be called for every layer, as it is written. Throws unsupported where one config cannot
   /// describe all of them.
   void add(const StoredLayer& layer);
+  /// Throws unsupported where the old config says more than the new one can: activations, a KV
+  /// cache, other layers quantized in another way.
+  void expect_nothing_lost() const;
   [[nodiscard]] std::vector<ModelFile> files() const;
 
  private:
@@ -39,17 +40,16 @@ class ConvertedConfig {
     void add(const StoredLayer& layer, std::span<const std::string> plain);
   };
 
-  void expect_nothing_lost(const nlohmann::ordered_json& old,
-                           const QuantizedCheckpoint& checkpoint) const;
-
   std::filesystem::path source_;
+  const QuantizedCheckpoint& checkpoint_;
   bool kept_ = false;               ///< config.json stays as it is
+  bool loses_ = false;              ///< what the old config says beyond the layers
   std::vector<std::string> plain_;  ///< modules with a matrix that is not quantized
   Described target_;
-  /// For layout nybble: what the old layout makes of the layers and what its config really said,
-  /// which is kept only where that is something else.
-  Described old_;
   nlohmann::ordered_json old_config_;
+  /// For layout nybble: what the old layout makes of the layers. What its config really said is
+  /// kept only where that is something else.
+  Described old_;
   nlohmann::ordered_json restored_;  ///< instead of target_'s; null: nothing
 };
 
