@@ -18,12 +18,12 @@ namespace nybble {
 
 /// A model to quantize, and how.
 struct CheckpointOptions {
-  std::filesystem::path source;  ///< what Checkpoint opens: a folder, or a .safetensors file
-  std::string format;            ///< parse_format's
-  std::string method = "rtn";    ///< Method's
+  std::filesystem::path source = {};  ///< what Checkpoint opens: a folder, or a .safetensors file
+  std::string format = {};            ///< parse_format's
+  std::string method = "rtn";         ///< Method's
   std::string layout = "nybble";
-  std::vector<TensorRule> rules;      ///< later ones win
-  std::filesystem::path calibration;  ///< the inputs of layers; empty: none (see LayerInputs)
+  std::vector<TensorRule> rules = {};      ///< later ones win
+  std::filesystem::path calibration = {};  ///< the inputs of layers; empty: none (see LayerInputs)
   std::size_t shard_bytes = 5'000'000'000;
 };
 
