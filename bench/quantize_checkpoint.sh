@@ -3,7 +3,8 @@
 # How near `nybble quantize` comes to what the disk and memory allow: reading every byte of the model
 # and writing as many as it writes, flushed to the disk, by dd in blocks of 4 MiB. That is done by
 # one process and by two at once, each its half; the faster one counts. All take turns, medians are
-# printed. The model's files are read once before, so they are in the page cache if they fit.
+# printed. The model's files are read once before, so they are in the page cache if they fit; with
+# COLD=1 (as root) the page cache is emptied before each run instead.
 # tests/support/make_sparse_checkpoint makes a model of any size, without real weights.
 set -euo pipefail
 nybble=$1
@@ -20,6 +21,10 @@ files=("$model"/*.safetensors)
 # seconds COMMAND...: how long it takes
 seconds() {
   local begun ended
+  if [ "${COLD:-0}" = 1 ]; then
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+  fi
   begun=$(date +%s%N)
   "$@" >/dev/null 2>"$work/err" || { cat "$work/err" >&2; exit 1; }
   ended=$(date +%s%N)
@@ -46,7 +51,9 @@ median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }
 
 cat "${files[@]}" >/dev/null
 source_bytes=$(cat "${files[@]}" | wc -c)
-echo "$model: $source_bytes bytes, $threads threads, medians of $rounds rounds"
+cache=warm
+[ "${COLD:-0}" != 1 ] || cache=cold
+echo "$model: $source_bytes bytes, $threads threads, page cache $cache, medians of $rounds rounds"
 printf '%-24s %12s %10s %10s %10s %8s %10s\n' format output 'dd, 1' 'dd, 2' nybble share 'GB/s read'
 for format in "${formats[@]}"; do
   rm -f "$work"/{one,two,ours}

@@ -11,6 +11,7 @@
 #include "nybble/version.h"
 #include "src/io/checked.h"
 #include "src/quantize/checkpoint_plan.h"
+#include "src/quantize/content_hash.h"
 #include "src/quantize/file_rows.h"
 #include "src/quantize/run_executor.h"
 #include "src/quantize/work_folder.h"
@@ -38,19 +39,6 @@ class OneProcess final : public ProcessGroup {
   [[nodiscard]] std::size_t rank() const override { return 0; }
   [[nodiscard]] std::size_t size() const override { return 1; }
   void barrier(const std::function<void()>& check) override { check(); }
-};
-
-/// Of a tensor's bytes, in pieces of kPiece: whoever reads it in such pieces finds the same.
-class ContentHash {
- public:
-  void add(std::span<const std::byte> piece) {
-    const std::string_view text(reinterpret_cast<const char*>(piece.data()), piece.size());
-    value_ = (value_ ^ std::hash<std::string_view>()(text)) * 0x9E3779B97F4A7C15U;
-  }
-  [[nodiscard]] std::uint64_t value() const { return value_; }
-
- private:
-  std::uint64_t value_ = 0;
 };
 
 /// Calls action(begin, count) for the pieces of `bytes` bytes.
@@ -334,7 +322,6 @@ class Run {
     for_each_tensor(mine, [&](std::size_t i) {
       const Clock::time_point begun = Clock::now();
       if (!plan_.tensors[i].exact || !plan_.tensors[i].format) {
-        finish_writing();
         const JournalEntry entry = copy(i);
         work_.append(group_.rank(), i, entry);
         if (plan_.tensors[i].exact) tell(i, begun, entry.error, plan_.tensors[i].bytes);

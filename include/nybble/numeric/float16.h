@@ -21,12 +21,6 @@ struct Float16 {
   /// its sign and the upper bits of its payload.
   [[nodiscard]] static constexpr Float16 from_float(float value) noexcept {
     const std::uint32_t sign = sign_at(value, 15);
-    // Most are normal in f16, too: there it is one rounding of the bits.
-    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFu;
-    if (magnitude - 0x38800000u < 0x0F000000u) {
-      const std::uint32_t rounded = magnitude + 0x0FFFu + (magnitude >> 13 & 1u);
-      return {static_cast<std::uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
-    }
     if (is_nan_bits(value)) {
       const std::uint32_t payload = (std::bit_cast<std::uint32_t>(value) >> 13) & 0x03FFu;
       return {static_cast<std::uint16_t>(sign | 0x7E00u | payload)};

@@ -28,6 +28,16 @@ struct MiniFloat {
   [[nodiscard]] static constexpr std::uint32_t nearest_code(float value, TieRule ties) noexcept {
     constexpr std::uint32_t min_normal_field = 128 - Bias;  // f32 exponent field of 2^(1 - Bias)
     const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFFu;
+    const auto tie_up = [&](std::uint32_t last_bit) {
+      return ties == TieRule::even ? last_bit : static_cast<std::uint32_t>(ties == TieRule::away);
+    };
+    // Most are normal here, too: one rounding of the bits, by a shift that is known.
+    if (magnitude >= min_normal_field << 23) {
+      constexpr int normal_shift = 23 - MantissaBits;
+      const std::uint32_t half = (1u << (normal_shift - 1)) - 1u;
+      return ((magnitude + half + tie_up(magnitude >> normal_shift & 1u)) >> normal_shift) -
+             ((min_normal_field - 1) << MantissaBits);
+    }
     const std::uint32_t field = std::max(magnitude >> 23, 1u);
     const std::uint32_t implicit_bit = magnitude >= 0x00800000u ? 0x00800000u : 0u;
     const std::uint32_t significand = (magnitude & 0x007FFFFFu) | implicit_bit;
@@ -35,9 +45,8 @@ struct MiniFloat {
     // A significand has 24 bits, so a shift by 25 already rounds every one of them to 0.
     const std::uint32_t shift = std::min<std::uint32_t>(23 - MantissaBits + base_field - field, 25);
     const std::uint32_t last_bit = (significand >> shift) & 1u;
-    const std::uint32_t tie_up =
-        ties == TieRule::even ? last_bit : static_cast<std::uint32_t>(ties == TieRule::away);
-    const std::uint32_t rounded = (significand + (1u << (shift - 1)) - 1u + tie_up) >> shift;
+    const std::uint32_t rounded =
+        (significand + (1u << (shift - 1)) - 1u + tie_up(last_bit)) >> shift;
     // The implicit bit in `rounded` counts as one step of the field, and so does its carry.
     return ((base_field - min_normal_field) << MantissaBits) + rounded;
   }
