@@ -8,6 +8,7 @@
 
 #include "nybble/error.h"
 #include "nybble/io/safetensors.h"
+#include "src/io/layout/config_claims.h"
 #include "src/io/layout/layout.h"
 
 namespace {
@@ -54,6 +55,7 @@ void read_and_write(const TensorSource& source, const FoundModule& found) {
       std::abort();
     }
   }
+  nybble::io::check_config_claims(source, layer);
 }
 
 void detect_and_read(const TensorSource& source, const std::string& forced) {

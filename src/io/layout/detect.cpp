@@ -113,6 +113,7 @@ std::vector<FoundModule> detect(const TensorSource& source, std::string_view for
       found.push_back({candidate.layout, module});
       ++taken;
     }
+    if (taken == 0) continue;  // it only looked like that
     reasons.push_back(fmt::format("{}: {} layers ({})", candidate.layout->name(), taken,
                                   says(candidate.evidence)));
   }
