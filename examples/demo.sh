@@ -41,11 +41,14 @@ if [ -n "$missing" ]; then
     >/dev/null
 fi
 
-build=build/demo
+# What tests/run.sh built is the same program.
+build=build/release
+[ -e "$build/CMakeCache.txt" ] || build=build/demo
 mkdir -p "$build"
 echo "demo: configuring in $build"
-if ! cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DNYBBLE_BUILD_CLI=OFF \
-    -DNYBBLE_BUILD_TESTS=OFF -DNYBBLE_BUILD_BENCH=OFF >"$build/configure.log" 2>&1; then
+if [ "$build" = build/demo ] &&
+    ! cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DNYBBLE_BUILD_CLI=OFF \
+      -DNYBBLE_BUILD_TESTS=OFF -DNYBBLE_BUILD_BENCH=OFF >"$build/configure.log" 2>&1; then
   cat "$build/configure.log" >&2
   exit 1
 fi
