@@ -40,6 +40,7 @@ quantize() {
 # --- what is written, and that a dry run knows
 
 for options in '--format int4' '--format nvfp4 --method clip:loss=plain' \
+    '--format nvfp4:tensor=divisor' \
     '--format nf4:double=true --shard-size 100KB' \
     '--format amxfp4 --rule *.down_proj=int4:group=128,zero_point=true --rule *.o_proj=skip' \
     '--format mxfp4 --rule model.embed_tokens=nf4'; do

@@ -53,6 +53,13 @@ TEST_F(CheckpointTest, OneFileOrItsFolder) {
   }
 }
 
+TEST_F(CheckpointTest, TheOnlyFileOfAFolderMayHaveAnyName) {
+  write("gptq_model-4bit-128g.safetensors", shard({"a"}, "A"));
+  EXPECT_EQ(value_of(Checkpoint(folder_.path()).at("a")), 'A');
+  write("other.safetensors", shard({"b"}, "B"));
+  expect_bad({folder_.path().string(), "model.safetensors"}, ErrorCode::io);
+}
+
 TEST_F(CheckpointTest, ShardsOfAnIndex) {
   write_shards();
   write_index(R"({"a":"one.safetensors","b":"one.safetensors","c":"two.safetensors"})");

@@ -136,6 +136,13 @@ TEST(CompressedTensorsLayout, RoundTripsEveryInt4) {
   }
 }
 
+TEST(CompressedTensorsLayout, RoundTripsLargeGroups) {
+  for (const char* spec : {"int4:group=256", "int4:group=512,zero_point=true", "int4:group=1024"}) {
+    SCOPED_TRACE(spec);
+    expect_kept(layout(), random_layer("m.q", spec, {3, 2100}));
+  }
+}
+
 TEST(CompressedTensorsLayout, TakesTheGroupOfAShortRowFromTheConfig) {
   const StoredLayer layer = random_layer("m.q", "int4:group=128", {3, 100});
   const json config = layout().config(layer.weight.format, {});

@@ -50,6 +50,16 @@ TEST(ModeloptNvfp4Layout, RoundTripsLayersAndTheirInputScale) {
   }
 }
 
+TEST(ModeloptNvfp4Layout, ATensorScaleMayBeAVectorOfOne) {
+  StoredLayer layer = random_layer("m.q", "nvfp4", {4, 32});
+  layer.input_scale = TensorScale{0.0123F, 0, 0};
+  WrittenLayer written = layout().write(layer);
+  find_tensor(written, "m.q.weight_scale_2")->shape = {1};
+  const StoredLayer read = read_back(layout(), written);
+  EXPECT_EQ(read.weight.tensor.scale, layer.weight.tensor.scale);
+  expect_same_tensors(layout().write(read), written);
+}
+
 TEST(ModeloptNvfp4Layout, NamesTheTensorThatIsMissingOrOfAnotherTypeOrShape) {
   StoredLayer layer = random_layer("m.q", "nvfp4", {4, 32});
   layer.input_scale = TensorScale{0.0123F, 0, 0};
