@@ -6,6 +6,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/convert_layer.h"
 #include "src/io/layout/json_members.h"
 
 namespace nybble::io {
@@ -92,12 +93,12 @@ void ConvertedConfig::expect_nothing_lost() const {
   if (!loses_) return;
   const std::string target = target_.layout->name();
   const bool holds_activations = target.ends_with("nvfp4");
-  const std::string lost = beyond_weights(json::parse(old_config_.dump()), holds_activations);
+  const std::string lost = beyond_weights(json(old_config_), holds_activations);
   if (!lost.empty()) {
     throw Error(ErrorCode::unsupported,
                 fmt::format("{}: quantization_config has {}, which that of layout {} would not "
-                            "(no weight converted depends on it)",
-                            source_.string(), lost, target));
+                            "({})",
+                            source_.string(), lost, target, kDropDetails));
   }
   for (const QuantizedCheckpoint::TensorEntry& tensor : checkpoint_.tensors()) {
     if (!tensor.type.starts_with("F8") || !tensor.name.ends_with(".weight")) continue;

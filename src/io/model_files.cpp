@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
-#include <string_view>
 
 #include "nybble/error.h"
 #include "nybble/io/atomic_file.h"
@@ -24,9 +23,8 @@ constexpr const char* kConfigName = "config.json";
 constexpr const char* kQuantizationKey = "quantization_config";
 
 bool describes_quantization(const std::string& name) {
-  constexpr std::string_view kNames[] = {"quantize_config.json", "quant_config.json",
-                                         "hf_quant_config.json"};
-  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+  return std::find(std::begin(kSideConfigs), std::end(kSideConfigs), name) !=
+         std::end(kSideConfigs);
 }
 
 bool is_copied(const std::filesystem::path& path) {

@@ -9,6 +9,11 @@
 
 namespace nybble::io {
 
+inline constexpr const char* kAwqConfig = "quant_config.json";  // AutoAWQ's before version 0.2
+/// Files beside config.json that say how the tensors were quantized.
+inline constexpr const char* kSideConfigs[] = {"quantize_config.json", kAwqConfig,
+                                               "hf_quant_config.json"};
+
 /// A file beside the tensors of a model: text of its own, or a copy of `source`.
 struct ModelFile {
   std::string name;

@@ -10,6 +10,7 @@
 #include "src/io/layout/config_claims.h"
 #include "src/io/layout/json_members.h"
 #include "src/io/layout/layout.h"
+#include "src/io/model_files.h"
 #include "src/io/strict_json.h"
 
 namespace nybble::io {
@@ -19,16 +20,10 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kConfigDepth = 32;
-constexpr const char* kAwqConfigName = "quant_config.json";  // of AutoAWQ before version 0.2
-
-json read_json_file(const std::filesystem::path& path) {
-  const MappedFile file(path);
-  return parse_strict_json(file.bytes(), path.string(), kConfigDepth);
-}
 
 /// quantization_config of a model's config.json, or what compressed-tensors once called it.
-json read_model_config(const std::filesystem::path& path) {
-  const json config = read_json_file(path);
+json read_main_config(const std::filesystem::path& path) {
+  const json config = read_strict_json(path, kConfigDepth);
   for (const char* key : {"quantization_config", "compression_config"}) {
     const auto found = config.find(key);
     if (found == config.end() || found->is_null()) continue;
@@ -43,8 +38,8 @@ json read_model_config(const std::filesystem::path& path) {
 
 /// What a file beside config.json says, in the words of that.
 json read_side_config(const std::filesystem::path& path) {
-  json parsed = read_json_file(path);
-  if (path.filename() == kAwqConfigName) {
+  json parsed = read_strict_json(path, kConfigDepth);
+  if (path.filename() == kAwqConfig) {
     parsed["quant_method"] = "awq";
     return parsed;
   }
@@ -61,10 +56,10 @@ json read_quantization_config(const std::filesystem::path& folder) {
   std::string name;
   const std::filesystem::path model = folder / "config.json";
   if (std::filesystem::exists(model)) {
-    config = read_model_config(model);
+    config = read_main_config(model);
     name = model.string();
   }
-  for (const char* side : {"quantize_config.json", kAwqConfigName, "hf_quant_config.json"}) {
+  for (const char* side : kSideConfigs) {
     const std::filesystem::path path = folder / side;
     if (!std::filesystem::exists(path)) continue;
     json said = read_side_config(path);

@@ -5,7 +5,6 @@
 #include <set>
 
 #include "nybble/error.h"
-#include "nybble/io/mapped_file.h"
 #include "src/io/checked.h"
 #include "src/io/strict_json.h"
 
@@ -28,8 +27,7 @@ bool is_plain_file_name(const std::string& name) {
 
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
   const std::string name = path.string();
-  const MappedFile file(path);
-  const json index = parse_strict_json(file.bytes(), name, kIndexDepth);
+  const json index = read_strict_json(path, kIndexDepth);
   const auto weight_map = index.find("weight_map");
   if (weight_map == index.end() || !weight_map->is_object()) {
     throw Error(ErrorCode::bad_file, name + ": weight_map is missing or not an object");

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "nybble/error.h"
-#include "nybble/io/mapped_file.h"
 #include "nybble/io/validate.h"
 #include "src/io/checked.h"
 #include "src/io/orphans.h"
@@ -158,8 +157,7 @@ ModelShape read_model_shape(const std::filesystem::path& path,
       std::filesystem::is_directory(path) ? path : path.parent_path();
   const std::filesystem::path config = folder / "config.json";
   if (!std::filesystem::exists(config)) return {};
-  const MappedFile file(config);
-  const nlohmann::json whole = io::parse_strict_json(file.bytes(), config.string(), kConfigDepth);
+  const nlohmann::json whole = io::read_strict_json(config, kConfigDepth);
   const auto text = whole.find("text_config");
   const nlohmann::json& model = text != whole.end() && text->is_object() ? *text : whole;
   return {size_in(model, "hidden_size"), size_in(model, "intermediate_size")};

@@ -37,6 +37,15 @@ quantize() {
   "$program" quantize "$@" --json --out "$to" >events 2>err || fail "quantize $*: $(cat err)"
 }
 
+# wait_for CONDITION: at most four seconds.
+wait_for() {
+  tries=0
+  while ! eval "$1" && [ $tries -lt 200 ]; do
+    sleep 0.02
+    tries=$((tries + 1))
+  done
+}
+
 # --- what is written, and that a dry run knows
 
 for options in '--format int4' '--format nvfp4 --method clip:loss=plain' \
@@ -230,11 +239,7 @@ rm -rf killed
 
 "$program" quantize big --format int4 --out stopped --shard-size $shard_size >out 2>err &
 child=$!
-tries=0
-while [ "$(cat stopped/.nybble-parts/journal-0 2>/dev/null | wc -l)" -eq 0 ] && [ $tries -lt 200 ]; do
-  sleep 0.02
-  tries=$((tries + 1))
-done
+wait_for '[ -s stopped/.nybble-parts/journal-0 ]'
 kill -INT $child
 wait $child
 code=$?
@@ -263,11 +268,7 @@ grep -q -e SQNR -e nan out && fail "an error that is not known: $(cat out)"
 # nybble convert keeps nothing.
 "$program" convert plain --layout gptq --out converted >out 2>err &
 child=$!
-tries=0
-while [ -z "$(ls -A converted 2>/dev/null)" ] && [ $tries -lt 200 ]; do
-  sleep 0.02
-  tries=$((tries + 1))
-done
+wait_for '[ -n "$(ls -A converted 2>/dev/null)" ]'
 kill -TERM $child
 wait $child
 code=$?

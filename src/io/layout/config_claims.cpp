@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
 #include "src/io/layout/json_members.h"
+#include "src/io/strict_json.h"
 
 namespace nybble::io {
 
@@ -29,17 +29,10 @@ const json& any_member(const json& object, std::initializer_list<const char*> ke
   return null;
 }
 
-std::string text_of(const json& value) {
-  return value.dump(-1, ' ', true, json::error_handler_t::replace);
-}
-
 /// "GEMM" in one file is "gemm" in another.
-json lower_case(json value) {
-  if (!value.is_string()) return value;
-  std::string text = value;
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
+bool same_setting(const json& a, const json& b) {
+  return a == b || (a.is_string() && b.is_string() &&
+                    lower_case(a.get<std::string>()) == lower_case(b.get<std::string>()));
 }
 
 /// compressed-tensors tells groups of layers apart: one of them has to be the layer's.
@@ -62,7 +55,7 @@ std::vector<Claims> claims_of(const json& config) {
 std::string contradiction(const Claims& claims, const QuantizedMatrix& weight) {
   const FormatInfo& info = weight.format.info();
   if (claims.bits.is_number() && claims.bits != 4) {
-    return fmt::format("{} bits, its codes have 4", text_of(claims.bits));
+    return fmt::format("{} bits, its codes have 4", show_json(claims.bits));
   }
   if (claims.group_size.is_number_integer()) {
     const auto size = claims.group_size.get<std::int64_t>();
@@ -143,10 +136,10 @@ json merge_configs(const json& config, const std::string& config_name, const jso
     const bool decides = key == "quant_method" || key == "checkpoint_format" || key == "format" ||
                          key == "bits" || key == "group_size" || key == "sym" ||
                          key == "quant_algo" || key == "version";
-    if (!decides || lower_case(known) == lower_case(value)) continue;
+    if (!decides || same_setting(known, value)) continue;
     throw Error(ErrorCode::bad_file,
                 fmt::format("{}: {} is {}, in {} it is {}; expected them to agree", config_name,
-                            quote(key), text_of(known), other_name, text_of(value)));
+                            quote(key), show_json(known), other_name, show_json(value)));
   }
   return out;
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cctype>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -18,6 +20,12 @@ inline const nlohmann::json& member(const nlohmann::json& object, const char* ke
 inline std::string text_member(const nlohmann::json& object, const char* key) {
   const nlohmann::json& value = member(object, key);
   return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+inline std::string lower_case(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
 }
 
 }  // namespace nybble::io

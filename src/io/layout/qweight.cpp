@@ -9,6 +9,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/layout/json_members.h"
 #include "src/io/strict_json.h"
 
 namespace nybble::io {
@@ -62,12 +63,7 @@ std::vector<std::size_t> shape_as(QweightKind kind, const TensorView& qweight) {
 
 /// In lower case; empty unless it is a string.
 std::string text_of(const json& config, const char* key) {
-  const auto found = config.find(key);
-  if (found == config.end() || !found->is_string()) return {};
-  std::string text = *found;
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
+  return lower_case(text_member(config, key));
 }
 
 /// The layout that a config names. Empty: it says nothing; "another": none of the four.
