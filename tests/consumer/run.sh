@@ -57,6 +57,9 @@ consume subdirectory subdirectory -DNYBBLE_SOURCE="$source" -DBUILD_SHARED_LIBS=
 install_to "$scratch/subdirectory" "$scratch/prefix-shared"
 consume shared package -DCMAKE_PREFIX_PATH="$scratch/prefix-shared"
 readelf -d "$scratch/shared/consumer" | grep -q 'libnybble\.so' || fail "shared: linked statically"
+foreign=$(nm -DC --defined-only "$scratch"/prefix-shared/lib*/libnybble.so* "$scratch"/prefix-shared/lib/*/libnybble.so* 2>/dev/null |
+  grep -E '(fmt::v[0-9]|nlohmann::)' | head -n 3 || true)
+[ -z "$foreign" ] || fail "shared: exports what is not nybble's: $foreign"
 
 # Installed headers are complete, each on its own, and include nothing that is not installed.
 cd "$scratch/prefix-static/include"
