@@ -45,6 +45,19 @@ CpuFeatures detect() {
   return out;
 }
 
+CpuModel detect_model() {
+  const Leaf zero = cpuid(0);
+  CpuModel out;
+  for (const std::uint32_t word : {zero.ebx, zero.edx, zero.ecx}) {
+    for (int i = 0; i < 4; ++i) out.vendor += static_cast<char>(word >> (8 * i) & 0xFFU);
+  }
+  const std::uint32_t one = cpuid(1).eax;
+  out.family = one >> 8 & 0xFU;
+  out.model = (one >> 4 & 0xFU) | (one >> 12 & 0xF0U);
+  if (out.family == 0xF) out.family += one >> 20 & 0xFFU;
+  return out;
+}
+
 }  // namespace
 
 std::string cpu_name() {
@@ -61,9 +74,15 @@ std::string cpu_name() {
 #else
 namespace {
 CpuFeatures detect() { return {}; }
+CpuModel detect_model() { return {}; }
 }  // namespace
 std::string cpu_name() { return "unknown"; }
 #endif
+
+const CpuModel& cpu_model() {
+  static const CpuModel model = detect_model();
+  return model;
+}
 
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = detect();

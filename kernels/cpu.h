@@ -14,6 +14,15 @@ struct CpuFeatures {
 
 const CpuFeatures& cpu_features();
 
+/// What CPUID calls this CPU; empty and 0 where there is no CPUID.
+struct CpuModel {
+  std::string vendor;   ///< "GenuineIntel", "AuthenticAMD"
+  unsigned family = 0;  ///< with the extended fields
+  unsigned model = 0;
+};
+
+const CpuModel& cpu_model();
+
 /// The processor's own name, or "unknown".
 std::string cpu_name();
 

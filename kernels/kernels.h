@@ -217,6 +217,13 @@ struct DenseUpdateArgs {
 #include "kernels/slots.def"
 #undef NYBBLE_KERNEL_SLOT
 
+/// The slots by name, in the order of slots.def.
+enum class Slot : std::uint8_t {
+#define NYBBLE_KERNEL_SLOT(name, args, description) name,
+#include "kernels/slots.def"
+#undef NYBBLE_KERNEL_SLOT
+};
+
 /// The kernels of one target. Every slot is callable.
 struct KernelTable {
 #define NYBBLE_KERNEL_SLOT(name, args, description) name##_fn name = nullptr;

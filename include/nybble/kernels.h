@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,12 +23,25 @@ struct KernelInfo {
   bool supported = false;
 };
 
+/// Which kernel of a GEMM slot runs from how many rows of activations on.
+struct KernelChoice {
+  std::string slot;
+  std::size_t from_rows = 1;
+  std::string kernel;
+  std::string why;
+};
+
 /// All targets, the most portable first.
 std::vector<TargetInfo> list_targets();
 /// All kernels of all targets: each target lists only what it does itself, not what it inherits.
 std::vector<KernelInfo> list_kernels();
 /// The processor's own name.
 std::string cpu_name();
+/// What is known of its cores that decides between kernels of the same instructions.
+std::string core_description();
+/// For every GEMM slot what select_target(forced)'s line of targets runs here, ascending in rows.
+/// Throws as select_target.
+std::vector<KernelChoice> list_choices(std::string_view forced = {});
 /// The target that is used: `forced` if not empty, else the environment variable NYBBLE_TARGET,
 /// else the best one this CPU supports. Throws bad_option for an unknown name and unsupported for
 /// one this CPU cannot run.

@@ -267,13 +267,14 @@ std::size_t KvCache::bytes() const noexcept {
 
 std::string KvCache::key_kernel() const {
   const Data& d = *data_;
-  return kernel_name(d.target, gemm_slot(*d.target.table, d.kind, d.options.keys.info().layout));
+  return kernel_name(d.target,
+                     gemm_slot(*d.target.table, d.kind, d.options.keys.info().layout).slot);
 }
 
 std::string KvCache::value_kernel() const {
   const Data& d = *data_;
   const ScaleLayout layout = d.unit == 0 ? ScaleLayout::symmetric : d.options.values.info().layout;
-  return kernel_name(d.target, gemm_slot(*d.target.table, d.kind, layout));
+  return kernel_name(d.target, gemm_slot(*d.target.table, d.kind, layout).slot);
 }
 
 std::string KvCache::explain() const {

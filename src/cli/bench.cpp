@@ -11,6 +11,7 @@
 #include "nybble/error.h"
 #include "nybble/executor.h"
 #include "nybble/format/registry.h"
+#include "nybble/kernels.h"
 #include "output.h"
 
 namespace nybble::cli {
@@ -23,7 +24,8 @@ struct Options {
   std::vector<std::size_t> m = {1};
   std::vector<std::string> formats;
   std::vector<std::string> paths = {"a8"};
-  std::string activations, target;
+  std::string activations;
+  std::vector<std::string> targets;
   bool per_row_scales = false;
   bool hot = false;
   std::size_t threads = 0;
@@ -40,6 +42,23 @@ void check_path_option(const Options& options, const char* option, Path path) {
                                                  path_name(path), fmt::join(options.paths, ",")));
 }
 
+/// The targets asked for; "" is whatever is chosen here.
+std::vector<std::string> targets_of(const Options& options) {
+  if (options.targets.empty()) return {""};
+  std::vector<std::string> out;
+  for (const std::string& target : options.targets) {
+    if (target != "all") {
+      out.push_back(target);
+      continue;
+    }
+    out.emplace_back();
+    for (const TargetInfo& info : list_targets()) {
+      if (info.supported) out.push_back(info.name);
+    }
+  }
+  return out;
+}
+
 LinearBench bench_of(const Options& options) {
   if (options.per_row_scales) check_path_option(options, "--per-row-scales", Path::a8);
   if (!options.activations.empty()) check_path_option(options, "--activations", Path::a4);
@@ -49,14 +68,17 @@ LinearBench bench_of(const Options& options) {
                     .cases = {},
                     .cold = !options.hot,
                     .min_seconds = options.seconds};
+  const std::vector<std::string> targets = targets_of(options);
   for (const std::string& format : options.formats) {
     for (const std::string& path : options.paths) {
-      LinearCase& added = bench.cases.emplace_back(LinearCase{parse_format(format), {}});
-      added.options.path = parse_path(path);
-      added.options.target = options.target;
-      added.options.scale_per_row = options.per_row_scales && added.options.path == Path::a8;
-      if (!options.activations.empty() && added.options.path == Path::a4) {
-        added.options.activations = parse_format(options.activations);
+      for (const std::string& target : targets) {
+        LinearCase& added = bench.cases.emplace_back(LinearCase{parse_format(format), {}});
+        added.options.path = parse_path(path);
+        added.options.target = target;
+        added.options.scale_per_row = options.per_row_scales && added.options.path == Path::a8;
+        if (!options.activations.empty() && added.options.path == Path::a4) {
+          added.options.activations = parse_format(options.activations);
+        }
       }
     }
   }
@@ -93,6 +115,8 @@ Json json_of(const LinearBench& bench, const LinearBenchResult& result, std::siz
           {"path", path_name(result.path)},
           {"threads", threads},
           {"target", result.target},
+          {"forced", result.forced},
+          {"best_share", result.best_share},
           {"cold", bench.cold}};
 }
 
@@ -124,32 +148,45 @@ void print_one(const LinearBench& bench, const LinearBenchResult& result, std::s
   fmt::print("relative error  {:.5f}\n", result.relative_error);
 }
 
+std::string target_text(const LinearBenchResult& result) {
+  return result.forced ? result.target : "chosen";
+}
+
 /// A row each; the limits that their shares are of come once, below.
 void print_table(const LinearBench& bench, const std::vector<LinearBenchResult>& results,
                  std::size_t threads) {
   std::size_t width = 6;
-  std::set<std::string> limits;
+  std::set<std::string> limits, targets;
   bool enough_copies = true;
+  const bool all_targets = std::any_of(results.begin(), results.end(), [&](const auto& result) {
+    return result.forced != results.front().forced;
+  });
   for (const LinearBenchResult& result : results) {
     width = std::max(width, result.format.size());
+    targets.insert(result.forced || all_targets ? target_text(result) : result.target);
     limits.insert(
         fmt::format("{:.1f} GB/s from {}", result.read_gbps, limits::level_name(result.level)));
     limits.insert(fmt::format("{:.1f} GOP/s in {}", result.peak_gops,
                               limits::arithmetic_name(result.arithmetic)));
     enough_copies = enough_copies && result.enough_copies;
   }
-  fmt::print("n = {}, k = {}, target {}, {}, weights {}{}\n\n", bench.n, bench.k,
-             results.front().target, threads_text(threads), bench.cold ? "cold" : "hot",
-             enough_copies ? "" : kFewCopies);
-  fmt::print("{:<{}}  path  {:>5}  {:>10}  {:>19}  {:>7}  {:>6}  {:>6}  {:>9}\n", "format", width,
-             "M", "us", "p10 - p90", "GFLOP/s", "GB/s", "roof", "rel.error");
+  const bool several = targets.size() > 1;
+  fmt::print("n = {}, k = {}, target{} {}, {}, weights {}{}\n\n", bench.n, bench.k,
+             several ? "s" : "", fmt::join(targets, ", "), threads_text(threads),
+             bench.cold ? "cold" : "hot", enough_copies ? "" : kFewCopies);
+  fmt::print("{:<{}}  path  {:>5}  {:>10}  {:>19}  {:>7}  {:>6}  {:>6}  {:>9}{}\n", "format", width,
+             "M", "us", "p10 - p90", "GFLOP/s", "GB/s", "roof", "rel.error",
+             several ? fmt::format("  {:<11}  of best  kernel", "target") : "");
   for (const LinearBenchResult& result : results) {
     const Figures figures(result);
     fmt::print(
-        "{:<{}}  {:<4}  {:>5}  {:>10.2f}  {:>19}  {:>7.1f}  {:>6.1f}  {:>4.0f} %  {:>9.5f}\n",
+        "{:<{}}  {:<4}  {:>5}  {:>10.2f}  {:>19}  {:>7.1f}  {:>6.1f}  {:>4.0f} %  {:>9.5f}{}\n",
         result.format, width, path_name(result.path), result.m, figures.microseconds,
         fmt::format("{:.2f} - {:.2f}", figures.p10, figures.p90), figures.gflops,
-        figures.weight_gbps, 100 * figures.roofline_share, result.relative_error);
+        figures.weight_gbps, 100 * figures.roofline_share, result.relative_error,
+        several ? fmt::format("  {:<11}  {:>5.0f} %  {}", target_text(result),
+                              100 * result.best_share, result.kernel)
+                : "");
   }
   fmt::print("\nLimits: {}.\n", fmt::join(limits, "; "));
 }
@@ -205,8 +242,11 @@ void add_bench_command(CLI::App& app) {
                      "Format of activations on path a4 (default: the weights')");
   command.add_flag("--per-row-scales", options->per_row_scales,
                    "Path a8: one activation scale a row instead of one a group");
-  command.add_option("--target", options->target,
-                     "Kernel target by name (default: NYBBLE_TARGET or the best)");
+  command
+      .add_option("--target", options->targets,
+                  "Kernel target by name (default: NYBBLE_TARGET or what is best for each M), or "
+                  "several; all: what is chosen and every target of this CPU, in turns")
+      ->delimiter(',');
   auto* hot =
       command.add_flag("--hot", options->hot, "Use one copy of the weights again and again");
   const std::string cold_help =

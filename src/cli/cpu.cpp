@@ -64,10 +64,19 @@ void run_cpu(bool json) {
                          {"description", target.description},
                          {"supported", target.supported}});
     }
+    Json choices = Json::array();
+    for (const KernelChoice& choice : list_choices()) {
+      choices.push_back({{"slot", choice.slot},
+                         {"from_rows", choice.from_rows},
+                         {"kernel", choice.kernel},
+                         {"why", choice.why}});
+    }
     print_json({{"cpu", cpu_name()},
+                {"core", core_description()},
                 {"targets", targets},
                 {"target", chosen},
                 {"reason", reason},
+                {"kernels", choices},
                 {"huge_pages", huge_pages()},
                 {"threads", threads},
                 {"compiler", compiler()}});
@@ -79,6 +88,11 @@ void run_cpu(bool json) {
                target.description);
   }
   fmt::print("chosen      {} ({})\n", chosen, reason);
+  fmt::print("core        {}\n", core_description());
+  for (const KernelChoice& choice : list_choices()) {
+    fmt::print("kernel      {} from {} row{} on ({})\n", choice.kernel, choice.from_rows,
+               choice.from_rows == 1 ? "" : "s", choice.why);
+  }
   fmt::print("huge pages  {}\n", huge_pages());
   fmt::print("threads     {}\n", threads);
   fmt::print("compiler    {}\n", compiler());

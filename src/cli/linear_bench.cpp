@@ -9,6 +9,7 @@
 #include <memory>
 #include <set>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bench/random_normal.h"
@@ -69,6 +70,13 @@ limits::Arithmetic arithmetic_of(std::string_view kernel) {
   if (kernel.starts_with("gemm_a8")) return limits::Arithmetic::int8;
   if (kernel.starts_with("gemm_a16")) return limits::Arithmetic::bf16;
   return limits::Arithmetic::f32;
+}
+
+std::string target_of(std::string_view kernel) {
+  for (const KernelInfo& info : list_kernels()) {
+    if (info.name == kernel) return info.target;
+  }
+  throw Error(ErrorCode::unsupported, fmt::format("bench: no kernel is called '{}'", kernel));
 }
 
 void check_memory(const LinearBench& bench, std::size_t most_m) {
@@ -146,34 +154,38 @@ class Limits {
  public:
   void measure(const std::vector<Contestant>& contestants, Executor& executor) {
     std::set<limits::Level> levels;
-    std::set<limits::Arithmetic> arithmetics;
+    std::set<Peak> peaks;
     for (const Contestant& contestant : contestants) {
       levels.insert(contestant.result.level);
-      arithmetics.insert(contestant.result.arithmetic);
+      peaks.insert(peak_of(contestant.result));
     }
     for (const limits::Level level : levels) {
       const std::size_t bytes = limits::probe_bytes(level, executor.concurrency());
       double& best = read_gbps_[level];
       best = std::max(best, limits::read_gbps(bytes, executor));
     }
-    for (const limits::Arithmetic type : arithmetics) {
-      double& best = peak_gops_[type];
-      const std::string& target = contestants.front().result.target;
-      best = std::max(best, limits::peak_gops(type, target, executor));
+    for (const Peak& peak : peaks) {
+      double& best = peak_gops_[peak];
+      best = std::max(best, limits::peak_gops(peak.first, peak.second, executor));
     }
   }
 
   void set(LinearBenchResult& result) const {
     result.read_gbps = read_gbps_.at(result.level);
-    result.peak_gops = peak_gops_.at(result.arithmetic);
+    result.peak_gops = peak_gops_.at(peak_of(result));
     result.roofline_seconds =
         std::max(result.operations / (result.peak_gops * 1e9),
                  static_cast<double>(result.packed_bytes) / (result.read_gbps * 1e9));
   }
 
  private:
+  using Peak = std::pair<limits::Arithmetic, std::string>;  ///< of a target
+  static Peak peak_of(const LinearBenchResult& result) {
+    return {result.arithmetic, result.kernel_target};
+  }
+
   std::map<limits::Level, double> read_gbps_;
-  std::map<limits::Arithmetic, double> peak_gops_;
+  std::map<Peak, double> peak_gops_;
 };
 
 /// Packs each case as often as `bench` asks for, with half of the free memory for all of them.
@@ -199,9 +211,11 @@ LinearBenchResult result_of(const LinearBench& bench, const LinearCase& item,
   out.format = item.format.info().spec;
   out.path = item.options.path;
   out.m = m;
-  out.kernel = weights.copies.front().kernel();
+  out.kernel = weights.copies.front().kernel(m);
   out.arithmetic = arithmetic_of(out.kernel);
   out.target = select_target(item.options.target);
+  out.forced = !item.options.target.empty();
+  out.kernel_target = target_of(out.kernel);
   out.packed_bytes = weights.copies.front().packed_bytes();
   out.copies = weights.copies.size();
   if (bench.cold) {
@@ -285,6 +299,13 @@ std::vector<LinearBenchResult> run_linear_bench(const LinearBench& bench, Execut
     result.seconds_p90 = quantile_of(seconds, 0.9);
     result.repetitions = seconds.size();
     limits.set(result);
+  }
+  for (LinearBenchResult& result : out) {
+    for (const LinearBenchResult& other : out) {
+      if (other.format == result.format && other.path == result.path && other.m == result.m) {
+        result.best_share = std::min(result.best_share, other.seconds / result.seconds);
+      }
+    }
   }
   return out;
 }

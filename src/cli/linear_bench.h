@@ -21,7 +21,7 @@ struct LinearBench {
   std::size_t n = 0;
   std::size_t k = 0;
   std::vector<std::size_t> m;
-  std::vector<LinearCase> cases;  ///< of one target
+  std::vector<LinearCase> cases;
   /// Every call finds its weights in memory, not in a cache; false: in the cache if they fit.
   bool cold = true;
   double min_seconds = 1;  ///< of measuring each; never fewer than 15 repetitions
@@ -33,8 +33,10 @@ struct LinearBenchResult {
   Path path = Path::a8;
   std::size_t m = 0;
   std::string kernel;
-  std::string target;
-  double seconds = 0;  ///< per call, median
+  std::string target;  ///< that was asked for, else the one that is chosen
+  bool forced = false;
+  std::string kernel_target;  ///< whose code the kernel is
+  double seconds = 0;         ///< per call, median
   double seconds_p10 = 0;
   double seconds_p90 = 0;
   std::size_t repetitions = 0;
@@ -47,6 +49,7 @@ struct LinearBenchResult {
   double peak_gops = 0;  ///< of these threads, in that arithmetic
   double operations = 0;
   double roofline_seconds = 0;  ///< what those two limits allow at best
+  double best_share = 1;        ///< the fastest target's time of the same layer over this one's
   /// ||y - reference|| / ||reference|| over up to 8 x 64 outputs, the reference in f64 from the
   /// weights and activations before any quantization.
   double relative_error = 0;

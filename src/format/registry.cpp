@@ -157,15 +157,11 @@ std::string SpecOptions::canonical() const { return canonical_; }
 namespace {
 
 ScaleType scale_type(SpecOptions& options, std::initializer_list<const char*> allowed) {
-  static constexpr std::array<std::pair<const char*, ScaleType>, 8> kNames = {{
-      {"f32", ScaleType::f32},
-      {"f16", ScaleType::f16},
-      {"bf16", ScaleType::bf16},
-      {"e8m0", ScaleType::e8m0},
-      {"e4m3", ScaleType::e4m3},
-      {"e4m3x480", ScaleType::e4m3x480},
+  static constexpr std::pair<const char*, ScaleType> kNames[] = {
+      {"f32", ScaleType::f32},   {"f16", ScaleType::f16},   {"bf16", ScaleType::bf16},
+      {"e8m0", ScaleType::e8m0}, {"e4m3", ScaleType::e4m3}, {"e4m3x480", ScaleType::e4m3x480},
       {"e5m2", ScaleType::e5m2},
-  }};
+  };
   const std::string value = options.choice("scale", allowed);
   for (const auto& [name, type] : kNames) {
     if (value == name) return type;

@@ -30,7 +30,7 @@ struct KindText {
   const char* tensor;
   const char* expected;
 };
-constexpr std::array<KindText, kinds> kKindTexts = {{
+constexpr auto kKindTexts = std::to_array<KindText>({
     {Severity::error, "scales", "a finite number"},
     {Severity::error, "scales", "a byte without sign bit"},
     {Severity::warning, "scales", "a positive number"},
@@ -38,7 +38,8 @@ constexpr std::array<KindText, kinds> kKindTexts = {{
     {Severity::warning, "scales", "2^-27 to 2^13, as weights have"},
     {Severity::error, "zero_points", "0 to 15"},
     {Severity::warning, "codes", "a zero, for it is padding"},
-}};
+});
+static_assert(kKindTexts.size() == kinds);
 
 /// The places of one kind in some rows.
 struct Places {

@@ -107,7 +107,7 @@ struct GroupedLinear::Plan {
 
 GroupedLinear::Plan::Layout GroupedLinear::Plan::layout(std::size_t routes,
                                                         std::size_t tasks) const {
-  const ActivationPacker& packer = experts.front().packer;  // sizes are those of all experts
+  const ActivationPacker& packer = experts.front().largest_packer();  // for all experts
   Layout out{};
   out.order = round_to_cache_line((experts.size() + 3) * sizeof(std::uint32_t));
   out.work = out.order + round_to_cache_line(routes * sizeof(std::uint32_t));
@@ -149,8 +149,9 @@ void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> exper
   const SortedRoutes routes{{reinterpret_cast<std::uint32_t*>(memory), experts.size() + 3},
                             {reinterpret_cast<std::uint32_t*>(memory + at.order), route_count}};
   routes.sort(expert_of);
-  const PackedActivations packed = experts.front().packer.place(memory + at.packed, route_count);
-  const std::size_t dwords = experts.front().packer.dwords();
+  const ActivationPacker& largest = experts.front().largest_packer();
+  const PackedActivations packed = largest.place(memory + at.packed, route_count);
+  const std::size_t dwords = largest.dwords();
   const std::size_t groups = first().panels().groups;
   const auto packed_of = [&](std::size_t expert) {
     return rows_from(packed, routes.starts[expert], dwords, groups);
@@ -168,8 +169,9 @@ void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> exper
         std::fill_n(y.row(route), y.cols, 0.0F);
         continue;
       }
-      experts[expert].packer.pack(x.row(route / shared), i - routes.starts[expert],
-                                  routes.count(expert), scratch, packed_of(expert));
+      const std::size_t count = routes.count(expert);
+      experts[expert].for_rows(count).packer.pack(x.row(route / shared), i - routes.starts[expert],
+                                                  count, scratch, packed_of(expert));
     }
   });
 
@@ -193,13 +195,12 @@ void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> exper
 void GroupedLinear::Plan::multiply(std::size_t expert, std::size_t panel_begin,
                                    std::size_t panel_end, std::span<const std::uint32_t> y_rows,
                                    const PackedActivations& x, MutableMatrixView y) const noexcept {
-  const PlannedWeight& weight = experts[expert];
-  kernels::GemmArgs args =
-      weight.packer.gemm_args(weight.matrix.panels(), y_rows.size(), x, y.data, y.stride);
+  const PlannedGemm& gemm = experts[expert].for_rows(y_rows.size());
+  kernels::GemmArgs args = gemm.packer.gemm_args(gemm.panels, y_rows.size(), x, y.data, y.stride);
   args.panel_begin = panel_begin;
   args.panel_end = panel_end;
   args.y_rows = y_rows.data();
-  chosen.gemm.function(args);
+  gemm.function(args);
   if (bias.empty()) return;
   const float* add = bias.data() + expert * y.cols;
   for (const std::uint32_t row : y_rows) {
@@ -321,7 +322,9 @@ void GroupedLinear::run_summed(MatrixView x, std::span<const std::uint32_t> expe
   });
 }
 
-std::string GroupedLinear::kernel() const { return plan_->chosen.kernel(); }
+std::string GroupedLinear::kernel(std::size_t m) const {
+  return plan_->experts.front().for_rows(m).kernel;
+}
 std::string GroupedLinear::explain() const {
   return plan_->chosen.explain(plan_->experts.front()) + fmt::format("experts   {}\n", experts());
 }

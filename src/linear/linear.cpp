@@ -61,11 +61,12 @@ struct QuantizedLinear::Plan {
     std::size_t group_sums, scratch, scratch_stride, total;
   };
   [[nodiscard]] Layout layout(std::size_t m, std::size_t tasks) const {
+    const ActivationPacker& packer = weight.for_rows(m).packer;
     Layout out{};
-    out.group_sums = weight.packer.packed_bytes(m);
+    out.group_sums = packer.packed_bytes(m);
     out.scratch = out.group_sums + round_to_cache_line(m * offsets.groups() * 4);
     out.scratch_stride = round_to_cache_line(weight.matrix.cols() * 4) +
-                         round_to_cache_line(weight.packer.scratch_bytes()) +
+                         round_to_cache_line(packer.scratch_bytes()) +
                          round_to_cache_line(transforms.low_rank.rank * 4);
     out.total = out.scratch + tasks * out.scratch_stride;
     return out;
@@ -114,9 +115,10 @@ void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspac
 void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
                                     Executor& executor) const noexcept {
   const Plan& plan = *plan_;
-  const ActivationPacker& packer = plan.weight.packer;
   const Transforms& transforms = plan.transforms;
   const std::size_t m = x.rows;
+  const PlannedGemm& gemm = plan.weight.for_rows(m);
+  const ActivationPacker& packer = gemm.packer;
   // Asked once: an engine's pool may grow between here and when the workspace was sized.
   const std::size_t concurrency = executor.concurrency();
   const Plan::Layout at = plan.layout(m, 0);
@@ -141,15 +143,14 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   });
 
   // A contiguous run of panels each: at M = 1 every task reads one sequential stream.
-  const kernels::GemmArgs product =
-      packer.gemm_args(plan.weight.matrix.panels(), m, packed, y.data, y.stride);
+  const kernels::GemmArgs product = packer.gemm_args(gemm.panels, m, packed, y.data, y.stride);
   const std::size_t panel_count = product.panel_end;
   const std::size_t tasks = std::min(panel_count, concurrency);
   executor.parallel_for(tasks, [&](std::size_t task) {
     kernels::GemmArgs args = product;
     args.panel_begin = panel_count * task / tasks;
     args.panel_end = panel_count * (task + 1) / tasks;
-    plan.chosen.gemm.function(args);
+    gemm.function(args);
     plan.offsets.add(group_sums, args.panel_begin * kernels::kPanelRows,
                      args.panel_end * kernels::kPanelRows, y);
   });
@@ -164,7 +165,9 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
   });
 }
 
-std::string QuantizedLinear::kernel() const { return plan_->chosen.kernel(); }
+std::string QuantizedLinear::kernel(std::size_t m) const {
+  return plan_->weight.for_rows(m).kernel;
+}
 std::string QuantizedLinear::explain() const { return plan_->chosen.explain(plan_->weight); }
 
 }  // namespace nybble

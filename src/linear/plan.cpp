@@ -60,7 +60,6 @@ LinearPlan::LinearPlan(const AnyFormat& weight, const LinearOptions& linear_opti
       weight_info(weight.info()),
       target(kernels::select(options.target)) {
   choose_kind(weight);
-  gemm = gemm_slot(*target.table, kind, weight_info.layout);
 }
 
 void LinearPlan::choose_kind(const AnyFormat& weight) {
@@ -112,27 +111,28 @@ GemmSlot gemm_slot(const kernels::KernelTable& table, ActivationKind kind, Scale
   switch (kind) {
     case ActivationKind::bf16:
     case ActivationKind::format_bf16:
-      return {"gemm_a16", table.gemm_a16};
+      return {kernels::Slot::gemm_a16, table.gemm_a16};
     case ActivationKind::f32:
     case ActivationKind::format_f32:
-      return {"gemm_a32", table.gemm_a32};
+      return {kernels::Slot::gemm_a32, table.gemm_a32};
     case ActivationKind::int8:
     case ActivationKind::format_integers:
       break;
   }
   switch (layout) {
     case ScaleLayout::symmetric:
-      return {"gemm_a8_symmetric", table.gemm_a8_symmetric};
+      return {kernels::Slot::gemm_a8_symmetric, table.gemm_a8_symmetric};
     case ScaleLayout::zero_point:
-      return {"gemm_a8_zero_point", table.gemm_a8_zero_point};
+      return {kernels::Slot::gemm_a8_zero_point, table.gemm_a8_zero_point};
     case ScaleLayout::sign_split:
       break;
   }
-  return {"gemm_a8_sign_split", table.gemm_a8_sign_split};
+  return {kernels::Slot::gemm_a8_sign_split, table.gemm_a8_sign_split};
 }
 
-std::string kernel_name(const kernels::Selected& target, const GemmSlot& slot) {
-  return fmt::format("{}_{}", slot.name, kernels::provider(target.target, slot.name));
+std::string kernel_name(const kernels::Selected& target, kernels::Slot slot) {
+  return fmt::format("{}_{}", kernels::slot_name(slot),
+                     kernels::target_name(kernels::provider(target.id, slot)));
 }
 
 PlannedWeight LinearPlan::pack(const QuantizedMatrix& matrix, Executor& executor) const {
@@ -141,25 +141,37 @@ PlannedWeight LinearPlan::pack(const QuantizedMatrix& matrix, Executor& executor
       kind == ActivationKind::format_integers && options.activations->info().group != 0;
   const std::size_t dot_group_limit = own_scales ? options.activations->info().group : 256;
   PlannedWeight out{PackedMatrix(matrix, executor, dot_group_limit), {}};
-  out.matrix.fit(*target.table);
-  const kernels::PackedPanels& panels = out.matrix.panels();
-  out.packer = ActivationPacker(*target.table, panels, kind, matrix.cols,
-                                options.path == Path::a4 ? options.activations : std::nullopt,
-                                options.scale_per_row ? 0 : panels.group);
+  const kernels::Slot slot = gemm_slot(*target.table, kind, weight_info.layout).slot;
+  for (const kernels::GemmChoice& choice : kernels::choose_gemm(target, slot)) {
+    const kernels::KernelTable& table = *choice.selected.table;
+    const kernels::PackedPanels panels = out.matrix.panels_for(table);
+    out.gemms.push_back(
+        {choice.from_rows, kernel_name(choice.selected, slot), choice.selected.why,
+         gemm_slot(table, kind, weight_info.layout).function, panels,
+         ActivationPacker(table, panels, kind, matrix.cols,
+                          options.path == Path::a4 ? options.activations : std::nullopt,
+                          options.scale_per_row ? 0 : panels.group)});
+  }
   return out;
 }
 
 std::string LinearPlan::explain(const PlannedWeight& weight) const {
   const kernels::PackedPanels& panels = weight.matrix.panels();
-  std::string out = fmt::format("kernel    {}\n", kernel());
+  std::string out;
+  for (const PlannedGemm& gemm : weight.gemms) {
+    out += fmt::format("kernel    {}", gemm.kernel);
+    out += weight.gemms.size() == 1 ? "\n"
+                                    : fmt::format(" from {} row{} on ({})\n", gemm.from_rows,
+                                                  gemm.from_rows == 1 ? "" : "s", gemm.why);
+  }
   out += fmt::format("target    {} ({})\n", target.target, target.why);
   out += fmt::format("why       {}\n", reason);
-  out += fmt::format("weights   {} {} x {}, {} per dot group, scales {}{}\n", weight_info.spec,
-                     weight.matrix.rows(), weight.matrix.cols(), panels.group,
-                     scale_type_name(panels.scale_type),
-                     weight.packer.has_scales() && !integer_levels(weight_info.levels).exact
-                         ? ", levels rounded to integers (at most peak / 254 each)"
-                         : "");
+  out += fmt::format(
+      "weights   {} {} x {}, {} per dot group, scales {}{}\n", weight_info.spec,
+      weight.matrix.rows(), weight.matrix.cols(), panels.group, scale_type_name(panels.scale_type),
+      weight.gemms.front().packer.has_scales() && !integer_levels(weight_info.levels).exact
+          ? ", levels rounded to integers (at most peak / 254 each)"
+          : "");
   if (options.path == Path::a4) {
     out += fmt::format("inputs    {}\n", options.activations->info().spec);
   }

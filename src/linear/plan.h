@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "kernels/registry.h"
 #include "nybble/executor.h"
@@ -13,21 +16,42 @@
 
 namespace nybble {
 
-/// Weights in the order the kernels read them, and what packs the activations they meet.
-struct PlannedWeight {
-  PackedMatrix matrix;
-  ActivationPacker packer;
-};
-
 /// A GEMM of the kernel table.
 struct GemmSlot {
-  const char* name;
+  kernels::Slot slot;
   kernels::gemm_a32_fn function;
 };
 /// The one for activations of a kind and weights of a layout.
 GemmSlot gemm_slot(const kernels::KernelTable& table, ActivationKind kind, ScaleLayout layout);
 /// The name of a target's kernel in a slot, e.g. "gemm_a8_symmetric_avx512vnni".
-std::string kernel_name(const kernels::Selected& target, const GemmSlot& slot);
+std::string kernel_name(const kernels::Selected& target, kernels::Slot slot);
+
+/// How a packed matrix is multiplied with so many rows or more.
+struct PlannedGemm {
+  std::size_t from_rows;
+  std::string kernel;  ///< its name
+  const char* why;     ///< why this target's
+  kernels::gemm_a32_fn function;
+  kernels::PackedPanels panels;  ///< the matrix as this kernel wants it
+  ActivationPacker packer;       ///< what turns activations into this kernel's
+};
+
+/// Weights in the order the kernels read them, and the kernels.
+struct PlannedWeight {
+  PackedMatrix matrix;
+  std::vector<PlannedGemm> gemms;  ///< ascending in rows, from 1
+
+  [[nodiscard]] const PlannedGemm& for_rows(std::size_t m) const {
+    std::size_t i = gemms.size() - 1;
+    while (i > 0 && gemms[i].from_rows > m) --i;
+    return gemms[i];
+  }
+  /// Packs activations into no fewer bytes than the others.
+  [[nodiscard]] const ActivationPacker& largest_packer() const {
+    const auto dwords = [](const PlannedGemm& gemm) { return gemm.packer.dwords(); };
+    return std::ranges::max_element(gemms, {}, dwords)->packer;
+  }
+};
 
 /// What LinearOptions come to for weights of one format: kernel, target, number types.
 struct LinearPlan {
@@ -36,7 +60,6 @@ struct LinearPlan {
   kernels::Selected target;
   ActivationKind kind = ActivationKind::int8;
   std::string reason;  ///< why this kind
-  GemmSlot gemm{};
 
   /// Throws bad_option (options that do not go together, an unknown target) and unsupported (a
   /// target the CPU lacks, double-quantized activations).
@@ -44,7 +67,6 @@ struct LinearPlan {
 
   /// Packs a matrix of the plan's format. Throws unsupported and bad_shape.
   [[nodiscard]] PlannedWeight pack(const QuantizedMatrix& matrix, Executor& executor) const;
-  [[nodiscard]] std::string kernel() const { return kernel_name(target, gemm); }
   /// QuantizedLinear::explain.
   [[nodiscard]] std::string explain(const PlannedWeight& weight) const;
 

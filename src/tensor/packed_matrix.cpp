@@ -371,9 +371,10 @@ std::size_t PackedMatrix::padded_cols() const noexcept { return data_->padded_co
 std::size_t PackedMatrix::bytes() const noexcept { return data_->buffer.size(); }
 const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data_->panels; }
 
-void PackedMatrix::fit(const kernels::KernelTable& target) noexcept {
-  kernels::PackedPanels& p = data_->panels;
-  set_levels(p, kernel_levels(data_->shape.format.info()), p.layout, target);
+kernels::PackedPanels PackedMatrix::panels_for(const kernels::KernelTable& target) const noexcept {
+  kernels::PackedPanels panels = data_->panels;
+  set_levels(panels, kernel_levels(data_->shape.format.info()), panels.layout, target);
+  return panels;
 }
 
 }  // namespace nybble

@@ -92,8 +92,10 @@ TEST(QuantizeRtn, EqualsTheScalarDefinitionOnEveryTarget) {
     }
   }
   for (const std::string& target : targets) {
-    for (const char* slot : {"group_ranges", "encode", "group_errors"}) {
-      mark_reached(fmt::format("{}_{}", slot, kernels::provider(target, slot)));
+    using kernels::Slot;
+    for (const Slot slot : {Slot::group_ranges, Slot::encode, Slot::group_errors}) {
+      const kernels::TargetId provider = kernels::provider(kernels::select(target).id, slot);
+      mark_reached(fmt::format("{}_{}", kernels::slot_name(slot), kernels::target_name(provider)));
     }
   }
 }

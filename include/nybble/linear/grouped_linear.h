@@ -61,8 +61,9 @@ class GroupedLinear {
                   std::span<const float> weight_of, MutableMatrixView y, Workspace& workspace,
                   Executor& executor) const;
 
-  /// The name of the kernel that run() calls, e.g. "gemm_a8_symmetric_avx512vnni".
-  [[nodiscard]] std::string kernel() const;
+  /// The name of the kernel that run() calls for an expert with m routes, e.g.
+  /// "gemm_a8_symmetric_avx512vnni".
+  [[nodiscard]] std::string kernel(std::size_t m = 1) const;
   /// Which kernel, target and number types were chosen, and why, in a few lines.
   [[nodiscard]] std::string explain() const;
 

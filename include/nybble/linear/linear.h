@@ -32,8 +32,8 @@ struct LinearOptions {
   std::optional<AnyFormat> activations = std::nullopt;
   /// Only for a8: one activation scale for the whole row, no powers of two per group of K.
   bool scale_per_row = false;
-  /// A kernel target by name ("scalar", "avx2", ...). Empty: NYBBLE_TARGET, else the best this CPU
-  /// has.
+  /// A kernel target by name ("scalar", "avx2", ...). Empty: NYBBLE_TARGET, else for each number of
+  /// rows what is fastest on this core.
   std::string target = {};
 };
 
@@ -87,8 +87,8 @@ class QuantizedLinear {
   void run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
                      Executor& executor) const noexcept;
 
-  /// The name of the kernel that run() calls, e.g. "gemm_a8_symmetric_avx512vnni".
-  [[nodiscard]] std::string kernel() const;
+  /// The name of the kernel that run() calls for m rows of x, e.g. "gemm_a8_symmetric_avx512vnni".
+  [[nodiscard]] std::string kernel(std::size_t m = 1) const;
   /// Which kernel, target and number types were chosen, and why, in a few lines.
   [[nodiscard]] std::string explain() const;
 

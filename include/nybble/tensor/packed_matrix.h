@@ -38,8 +38,8 @@ class PackedMatrix {
   [[nodiscard]] std::size_t padded_cols() const noexcept;
   [[nodiscard]] std::size_t bytes() const noexcept;
   [[nodiscard]] const kernels::PackedPanels& panels() const noexcept;
-  /// Sets what a target's integer dots want of the weights' offset; codes and scales stay.
-  void fit(const kernels::KernelTable& target) noexcept;
+  /// The same with the offset of weights that a target's integer dots want.
+  [[nodiscard]] kernels::PackedPanels panels_for(const kernels::KernelTable& target) const noexcept;
 
  private:
   struct Data;

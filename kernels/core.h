@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "kernels/registry.h"
+
+namespace nybble::kernels {
+
+/// What cores that run the same targets differ in, as far as it decides which kernel is fastest.
+enum class CoreKind : std::uint8_t {
+  any,        ///< nothing is known that would: the last target in the line
+  one_dot,    ///< one 512-bit integer dot or bf16 dot a cycle
+  two_dots,   ///< two 512-bit integer dots a cycle
+  slow_bf16,  ///< two integer dots, and bf16 dots at half the speed of f32 multiply-adds
+};
+
+/// In a few words, for people.
+const char* describe(CoreKind kind);
+
+/// From CPUID's vendor, family and model, extended fields added in.
+CoreKind core_kind(std::string_view vendor, unsigned family, unsigned model);
+/// This CPU's.
+CoreKind core_kind();
+
+/// On cores of a kind, from so many rows on, a slot's kernel is another target's.
+struct CoreRule {
+  Slot slot;
+  std::size_t from_rows;
+  TargetId target;
+  const char* why;
+};
+/// By slot, ascending in rows.
+std::span<const CoreRule> core_rules(CoreKind kind);
+
+}  // namespace nybble::kernels
