@@ -19,8 +19,6 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr std::size_t kConfigDepth = 64;
-constexpr const char* kConfigName = "config.json";
-constexpr const char* kQuantizationKey = "quantization_config";
 
 bool describes_quantization(const std::string& name) {
   return std::find(std::begin(kSideConfigs), std::end(kSideConfigs), name) !=
@@ -93,15 +91,6 @@ std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
   std::sort(out.begin(), out.end(),
             [](const ModelFile& a, const ModelFile& b) { return a.name < b.name; });
   return out;
-}
-
-std::string quantization_method(const std::filesystem::path& folder) {
-  const ordered_json config = read_model_config(folder);
-  const auto found = config.find(kQuantizationKey);
-  if (found == config.end() || found->is_null()) return {};
-  if (!found->is_object() || !found->contains("quant_method")) return "no quant_method";
-  const ordered_json& method = (*found)["quant_method"];
-  return method.is_string() ? method.get<std::string>() : method.dump();
 }
 
 void write_model_file(const ModelFile& file, const std::filesystem::path& work,

@@ -9,6 +9,7 @@
 
 namespace nybble::io {
 
+inline constexpr const char* kConfigName = "config.json";
 inline constexpr const char* kAwqConfig = "quant_config.json";  // AutoAWQ's before version 0.2
 /// Files beside config.json that say how the tensors were quantized.
 inline constexpr const char* kSideConfigs[] = {"quantize_config.json", kAwqConfig,
@@ -35,9 +36,6 @@ std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
 
 /// A folder's config.json; an empty object where there is none. Throws io, bad_file.
 nlohmann::ordered_json read_model_config(const std::filesystem::path& folder);
-
-/// What quantization_config of a folder's config.json says was used; empty: there is none.
-std::string quantization_method(const std::filesystem::path& folder);
 
 /// Writes one in `work`, then renames it into `folder`, on the same file system. Throws io.
 void write_model_file(const ModelFile& file, const std::filesystem::path& work,

@@ -1,17 +1,13 @@
 // A safetensors checkpoint as QuantizedCheckpoint reads it.
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <set>
 
-#include "nybble/error.h"
 #include "src/io/checkpoint_source.h"
 #include "src/io/layout/config_claims.h"
 #include "src/io/layout/json_members.h"
 #include "src/io/layout/layout.h"
-#include "src/io/model_files.h"
-#include "src/io/strict_json.h"
+#include "src/io/quantization_config.h"
 
 namespace nybble::io {
 
@@ -19,64 +15,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kConfigDepth = 32;
-
-/// quantization_config of a model's config.json, or what compressed-tensors once called it.
-json read_main_config(const std::filesystem::path& path) {
-  const json config = read_strict_json(path, kConfigDepth);
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    const auto found = config.find(key);
-    if (found == config.end() || found->is_null()) continue;
-    if (!found->is_object()) {
-      throw Error(ErrorCode::bad_file, fmt::format("{}: {} is {}, expected an object",
-                                                   path.string(), key, found->type_name()));
-    }
-    return *found;
-  }
-  return json::object();
-}
-
-/// What a file beside config.json says, in the words of that.
-json read_side_config(const std::filesystem::path& path) {
-  json parsed = read_strict_json(path, kConfigDepth);
-  if (path.filename() == kAwqConfig) {
-    parsed["quant_method"] = "awq";
-    return parsed;
-  }
-  const auto inner = parsed.find("quantization");  // ModelOpt's
-  if (inner == parsed.end() || !inner->is_object()) return parsed;
-  json result = *inner;
-  result["quant_method"] = "modelopt";
-  return result;
-}
-
-/// What says how the tensors beside it were quantized, of the files that tools write it to.
-json read_quantization_config(const std::filesystem::path& folder) {
-  json config = json::object();
-  std::string name;
-  const std::filesystem::path model = folder / "config.json";
-  if (std::filesystem::exists(model)) {
-    config = read_main_config(model);
-    name = model.string();
-  }
-  for (const char* side : kSideConfigs) {
-    const std::filesystem::path path = folder / side;
-    if (!std::filesystem::exists(path)) continue;
-    json said = read_side_config(path);
-    if (!said.is_object()) continue;
-    config = config.empty() ? std::move(said) : merge_configs(config, name, said, path.string());
-    name = path.string();
-  }
-  return config;
-}
-
 class CheckpointTensors final : public TensorSource {
  public:
   explicit CheckpointTensors(const std::filesystem::path& path)
-      : where_(path.string()),
-        checkpoint_(path),
-        config_(read_quantization_config(
-            std::filesystem::is_directory(path) ? path : path.parent_path())) {
+      : where_(path.string()), checkpoint_(path), config_(read_quantization_config(path)) {
     for (const SafetensorsFile& shard : checkpoint_.shards()) {
       metadata_.insert(shard.metadata().begin(), shard.metadata().end());
     }

@@ -8,6 +8,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/quantization_config.h"
 #include "src/io/shard_index.h"
 #include "src/quantize/divisor_format.h"
 #include "src/quantize/tensor_choice.h"
@@ -57,23 +58,21 @@ class HeaderTensors final : public io::TensorSource {
 };
 
 void refuse_quantized(const TensorFiles& source, const std::filesystem::path& path) {
-  const std::string method = io::quantization_method(path);
-  if (!method.empty()) {
-    throw Error(
-        ErrorCode::unsupported,
-        fmt::format("{}: config.json says it is quantized already ({}), expected weights of "
-                    "floats: use `nybble convert`",
-                    source.name(), io::quote(method)));
-  }
+  const auto refuse = [&](const std::string& what, const std::string& instead) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("{}: {} is quantized already, expected weights of floats: {}",
+                            source.name(), what, instead));
+  };
   const HeaderTensors tensors(source);
   for (const auto& layout : io::layouts()) {
     const std::vector<io::Module> modules = layout->find(tensors);
     if (modules.empty()) continue;
-    throw Error(ErrorCode::unsupported,
-                fmt::format("{}: {} is quantized already (layout {}), expected weights of floats: "
-                            "use `nybble convert`",
-                            source.name(), io::quote(modules[0].name), layout->name()));
+    refuse(fmt::format("{} (layout {})", io::quote(modules[0].name), layout->name()),
+           "`nybble convert` writes other layouts, and with --requantize other formats; the model "
+           "it was made from loses less");
   }
+  const std::string claim = io::find_quantization_claim(path);
+  if (!claim.empty()) refuse(claim + " says it", "`nybble convert` takes the layouts of 4 bits");
 }
 
 /// What the rules make of one tensor.

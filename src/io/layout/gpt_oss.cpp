@@ -64,7 +64,7 @@ std::vector<Module> GptOss::find(const TensorSource& source) const {
     const std::string module = stem->substr(0, stem->size() - 1);
     const TensorView& blocks = *source.find(name);
     if (name != part(module, "blocks") || blocks.type != TensorType::u8 ||
-        !(has_rank(blocks, 3) || has_rank(blocks, 4)) || blocks.shape.back() != kBlockBytes) {
+        !has_rank(blocks, 3, 4) || blocks.shape.back() != kBlockBytes) {
       continue;
     }
     Shape shape(blocks.shape.begin(), blocks.shape.end() - 1);

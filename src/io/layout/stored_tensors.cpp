@@ -48,8 +48,7 @@ const TensorView& expect_rank(const TensorSource& source, const std::string& nam
     throw Error(ErrorCode::bad_file,
                 fmt::format("{}: no tensor {}, {}", source.where(), quote(name), expected));
   }
-  const std::size_t rank = tensor->shape.size();
-  if (tensor->type != type || rank < least_rank || rank > most_rank || tensor->bytes.empty()) {
+  if (tensor->type != type || !has_rank(*tensor, least_rank, most_rank)) {
     throw bad_tensor(source, name,
                      fmt::format("is {} {}, {}", tensor_type_name(tensor->type),
                                  shape_text(tensor->shape), expected));

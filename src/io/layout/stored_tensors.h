@@ -40,9 +40,15 @@ const TensorView& expect_any(const TensorSource& source, const std::string& name
 const TensorView& expect_rank(const TensorSource& source, const std::string& name, TensorType type,
                               std::size_t least_rank, std::size_t most_rank);
 
-/// Whether it has elements and as many dimensions: what find() claims.
+/// Whether it has elements and `least` to `most` dimensions: what find() claims. By its shape
+/// alone, for the bytes of large tensors may not be there.
+inline bool has_rank(const TensorView& tensor, std::size_t least, std::size_t most) {
+  const std::vector<std::size_t>& shape = tensor.shape;
+  return shape.size() >= least && shape.size() <= most &&
+         std::find(shape.begin(), shape.end(), 0U) == shape.end();
+}
 inline bool has_rank(const TensorView& tensor, std::size_t rank) {
-  return tensor.shape.size() == rank && !tensor.bytes.empty();
+  return has_rank(tensor, rank, rank);
 }
 
 /// One f32 that is finite and above 0.
