@@ -10,15 +10,10 @@
 #include "nybble/io/atomic_file.h"
 #include "nybble/io/mapped_file.h"
 #include "src/io/shard_index.h"
-#include "src/io/strict_json.h"
 
 namespace nybble::io {
 
 namespace {
-
-using nlohmann::ordered_json;
-
-constexpr std::size_t kConfigDepth = 64;
 
 bool describes_quantization(const std::string& name) {
   return std::find(std::begin(kSideConfigs), std::end(kSideConfigs), name) !=
@@ -33,43 +28,33 @@ bool is_copied(const std::filesystem::path& path) {
          extension == ".model" || extension == ".jinja";
 }
 
-/// Keys keep their order. A config that needs no change stays as it is, byte for byte.
-std::string config_text(const std::filesystem::path& folder, const ConfigMembers& members) {
-  ordered_json config = read_model_config(folder);
-  const bool changes = std::any_of(members.begin(), members.end(), [&](const auto& member) {
-    return !member.second.is_null() || config.contains(member.first);
-  });
-  if (!changes && std::filesystem::exists(folder / kConfigName)) {
-    const MappedFile file(folder / kConfigName);
-    return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-  }
-  for (const auto& [key, value] : members) {
-    config.erase(key);
-    if (!value.is_null()) config[key] = value;
-  }
-  return config.dump(2) + "\n";
+/// The file's text, byte for byte, with `members`.
+std::string config_text(const std::filesystem::path& folder, const JsonMembers& members) {
+  const std::filesystem::path path = folder / kConfigName;
+  if (!std::filesystem::exists(path)) return edit_python_json("{}\n", members);
+  const MappedFile file(path);
+  parse_python_json(file.bytes(), path.string());
+  return edit_python_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()},
+                          members);
 }
 
-bool says_something(const ConfigMembers& members) {
+bool says_something(const JsonMembers& members) {
   return std::any_of(members.begin(), members.end(),
                      [](const auto& member) { return !member.second.is_null(); });
 }
 
 }  // namespace
 
-ordered_json read_model_config(const std::filesystem::path& folder) {
+nlohmann::ordered_json read_model_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / kConfigName;
   if (!std::filesystem::is_directory(folder) || !std::filesystem::exists(path)) {
-    return ordered_json::object();
+    return nlohmann::ordered_json::object();
   }
-  const MappedFile file(path);
-  parse_strict_json(file.bytes(), path.string(), kConfigDepth);
-  const auto* const text = reinterpret_cast<const char*>(file.bytes().data());
-  return ordered_json::parse(text, text + file.bytes().size());
+  return read_python_json<nlohmann::ordered_json>(path);
 }
 
 std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
-                                        const ConfigMembers& members) {
+                                        const JsonMembers& members) {
   std::vector<ModelFile> out;
   if (!std::filesystem::is_directory(folder)) {
     if (!says_something(members)) return out;

@@ -2,10 +2,11 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include "src/io/python_json.h"
 
 namespace nybble::io {
 
@@ -23,16 +24,13 @@ struct ModelFile {
   std::size_t bytes = 0;
 };
 
-/// Members of config.json by name; null: there shall be none.
-using ConfigMembers = std::map<std::string, nlohmann::ordered_json>;
-
 /// What a checkpoint made from the model in `folder` needs beside its tensors, sorted by name:
 /// config.json with `members`, and copies of what is said there about the tokenizer and generation
 /// (*.json, *.txt, *.model, *.jinja). Without members everything stays as it is; with any, files
 /// that describe another quantization are left out. Where `folder` is a file: config.json, if there
 /// is something to say in it. Throws io; bad_file where config.json is damaged.
 std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
-                                        const ConfigMembers& members);
+                                        const JsonMembers& members);
 
 /// A folder's config.json; an empty object where there is none. Throws io, bad_file.
 nlohmann::ordered_json read_model_config(const std::filesystem::path& folder);

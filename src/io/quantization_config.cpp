@@ -6,6 +6,7 @@
 #include "src/io/layout/config_claims.h"
 #include "src/io/layout/json_members.h"
 #include "src/io/model_files.h"
+#include "src/io/python_json.h"
 #include "src/io/strict_json.h"
 
 namespace nybble::io {
@@ -14,12 +15,11 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kConfigDepth = 32;
 /// The second is what compressed-tensors called it first.
 constexpr const char* kMainKeys[] = {"quantization_config", "compression_config"};
 
 json read_main_config(const std::filesystem::path& path) {
-  const json config = read_strict_json(path, kConfigDepth);
+  const json config = read_python_json(path);
   for (const char* key : kMainKeys) {
     const json& said = member(config, key);
     if (said.is_null()) continue;
@@ -34,7 +34,7 @@ json read_main_config(const std::filesystem::path& path) {
 
 /// What a file beside config.json says, in the words of that.
 json read_side_config(const std::filesystem::path& path) {
-  json parsed = read_strict_json(path, kConfigDepth);
+  json parsed = read_python_json(path);
   if (path.filename() == kAwqConfig) {
     parsed["quant_method"] = "awq";
     return parsed;
@@ -95,13 +95,13 @@ json read_quantization_config(const std::filesystem::path& checkpoint) {
 std::string find_quantization_claim(const std::filesystem::path& checkpoint) {
   const std::filesystem::path folder = config_folder(checkpoint);
   if (const std::filesystem::path path = folder / kConfigName; std::filesystem::exists(path)) {
-    const std::string found = find_main_claim(read_strict_json(path, kConfigDepth), "");
+    const std::string found = find_main_claim(read_python_json(path), "");
     if (!found.empty()) return fmt::format("{} ({})", kConfigName, found);
   }
   for (const char* side : kSideConfigs) {
     const std::filesystem::path path = folder / side;
     if (!std::filesystem::exists(path)) continue;
-    const json parsed = read_strict_json(path, kConfigDepth);
+    const json parsed = read_python_json(path);
     const json& inner = member(parsed, "quantization");  // ModelOpt's: of a KV cache alone, perhaps
     const bool says = inner.is_object() ? !member(inner, "quant_algo").is_null() : !parsed.empty();
     if (says) return side;

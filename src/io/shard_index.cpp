@@ -6,6 +6,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/python_json.h"
 #include "src/io/strict_json.h"
 
 namespace nybble::io {
@@ -13,8 +14,6 @@ namespace nybble::io {
 namespace {
 
 using nlohmann::json;
-
-constexpr std::size_t kIndexDepth = 8;  // weight_map needs 2; the free metadata may nest
 
 /// A shard must be a file of the folder itself: an index is data from elsewhere.
 bool is_plain_file_name(const std::string& name) {
@@ -27,7 +26,7 @@ bool is_plain_file_name(const std::string& name) {
 
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
   const std::string name = path.string();
-  const json index = read_strict_json(path, kIndexDepth);
+  const json index = read_python_json(path);
   const auto weight_map = index.find("weight_map");
   if (weight_map == index.end() || !weight_map->is_object()) {
     throw Error(ErrorCode::bad_file, name + ": weight_map is missing or not an object");

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "nybble/error.h"
-#include "nybble/io/mapped_file.h"
 #include "src/io/checked.h"
 
 namespace nybble::io {
@@ -49,11 +48,6 @@ json parse_strict_json(std::span<const std::byte> text, const std::string& name,
   } catch (const json::exception&) {
     throw Error(ErrorCode::bad_file, name + ": JSON holds a number out of range");
   }
-}
-
-json read_strict_json(const std::filesystem::path& path, std::size_t max_depth) {
-  const MappedFile file(path);
-  return parse_strict_json(file.bytes(), path.string(), max_depth);
 }
 
 std::string show_json(const json& value) {

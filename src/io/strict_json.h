@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -13,9 +12,6 @@ namespace nybble::io {
 /// `name`, otherwise.
 nlohmann::json parse_strict_json(std::span<const std::byte> text, const std::string& name,
                                  std::size_t max_depth);
-
-/// The same of a whole file. Throws io, too.
-nlohmann::json read_strict_json(const std::filesystem::path& path, std::size_t max_depth);
 
 /// A value as messages show it: as it is in JSON, ASCII only, and shortened. Strings are in quotes.
 std::string show_json(const nlohmann::json& value);

@@ -13,13 +13,11 @@
 #include "nybble/io/validate.h"
 #include "src/io/checked.h"
 #include "src/io/orphans.h"
-#include "src/io/strict_json.h"
+#include "src/io/python_json.h"
 
 namespace nybble {
 
 namespace {
-
-constexpr std::size_t kConfigDepth = 32;
 
 std::size_t size_in(const nlohmann::json& object, const char* key) {
   const auto found = object.find(key);
@@ -157,7 +155,7 @@ ModelShape read_model_shape(const std::filesystem::path& path,
       std::filesystem::is_directory(path) ? path : path.parent_path();
   const std::filesystem::path config = folder / "config.json";
   if (!std::filesystem::exists(config)) return {};
-  const nlohmann::json whole = io::read_strict_json(config, kConfigDepth);
+  const nlohmann::json whole = io::read_python_json(config);
   const auto text = whole.find("text_config");
   const nlohmann::json& model = text != whole.end() && text->is_object() ? *text : whole;
   return {size_in(model, "hidden_size"), size_in(model, "intermediate_size")};
