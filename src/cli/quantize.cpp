@@ -110,6 +110,7 @@ void print_plan_json(const CheckpointPlan& plan) {
     row["name"] = tensor.name;
     row["type"] = tensor_type_name(tensor.type);
     row["shape"] = tensor.shape;
+    row["transposed"] = tensor.transposed;
     row["format"] = tensor.format ? Json(tensor.format->info().spec) : Json();
     row["method"] = tensor.format ? Json(tensor.method) : Json();
     row["copied_because"] = tensor.format ? Json() : Json(tensor.reason);
@@ -136,7 +137,9 @@ void print_plan_text(const CheckpointPlan& plan) {
       {"tensor", "shape", "format", "method", "bytes", "bits/weight"}};
   for (const PlannedTensor& tensor : plan.tensors()) {
     rows.push_back(
-        {one_line(tensor.name), fmt::format("{}", fmt::join(tensor.shape, " x ")),
+        {one_line(tensor.name),
+         fmt::format("{}{}", fmt::join(tensor.shape, " x "),
+                     tensor.transposed ? " transposed" : ""),
          tensor.format ? tensor.format->info().spec : fmt::format("copied: {}", tensor.reason),
          tensor.method, fmt::format("{}{}", tensor.exact ? "" : "at least ", tensor.bytes),
          fmt::format("{:.3f}", tensor.bits_per_weight())});
@@ -305,11 +308,12 @@ void add_quantize_command(CLI::App& app) {
   command->add_option("--method", options->checkpoint.method, "how to quantize, see `nybble layer`")
       ->capture_default_str();
   command->add_option("--recipe", options->recipe,
-                      "JSON list of rules: {\"match\": GLOB, \"format\": SPEC, \"method\": M} or "
-                      "{\"match\": GLOB, \"skip\": true}; later ones win");
+                      "JSON list of rules: {\"match\": GLOB, \"format\": SPEC, \"method\": M, "
+                      "\"transposed\": true} or {\"match\": GLOB, \"skip\": true}; later ones win");
   command
       ->add_option("--rule", options->rules,
-                   "GLOB=FORMAT, GLOB=FORMAT/METHOD or GLOB=skip, after the recipe's; repeatable")
+                   "GLOB=FORMAT, GLOB=FORMAT/METHOD, GLOB=transposed=true (weights stored inputs x "
+                   "outputs) or GLOB=skip, after the recipe's; repeatable")
       ->allow_extra_args(false);
   command->add_option("--calibration", options->checkpoint.calibration,
                       "inputs of the layers, tokens x K: .safetensors with a tensor a layer, or a "

@@ -15,6 +15,8 @@
 #include "nybble/error.h"
 #include "nybble/quantize/method.h"
 #include "src/io/checked.h"
+#include "src/io/layout/packing.h"
+#include "src/io/orientations.h"
 
 namespace nybble {
 
@@ -92,6 +94,29 @@ std::vector<float> values_of(const QuantizedCheckpoint& checkpoint, const Side& 
   return effective_weight(layer, executor);
 }
 
+/// Whether a tensor is the layer's weight the other way round; nothing where nobody knows.
+std::optional<bool> is_transposed(const Side& tensor, const Side& layer) {
+  if (tensor.shape.size() < 2) return false;
+  const bool fits = io::transposed_shape(tensor.shape) == layer.shape;
+  if (tensor.orientation == Orientation::in_out) return fits;
+  if (tensor.shape != layer.shape) return fits;  // as a rule said
+  if (tensor.orientation == Orientation::unknown && fits) return std::nullopt;
+  return false;
+}
+
+/// The values of matrices of these shapes, each transposed.
+std::vector<float> transposed(const std::vector<float>& values,
+                              const std::vector<std::size_t>& shape) {
+  const std::size_t rows = shape[shape.size() - 2];
+  const std::size_t cols = shape.back();
+  std::vector<float> out(values.size());
+  for (std::size_t begin = 0; begin < values.size(); begin += rows * cols) {
+    io::transpose({values.data() + begin, rows, cols, cols * sizeof(float)}, sizeof(float),
+                  out.data() + begin, rows * sizeof(float));
+  }
+  return out;
+}
+
 double badness(const TensorDifference& difference) {
   if (difference.equal) return -std::numeric_limits<double>::infinity();
   if (!difference.error || std::isnan(difference.error->sqnr_db)) {
@@ -139,7 +164,8 @@ std::vector<TensorPair> pair_tensors(const QuantizedCheckpoint& a, const Quantiz
     }
     for (const auto& tensor : checkpoint.tensors()) {
       (sides[module_name(tensor.name)].*member)
-          .push_back({Side::Kind::tensor, tensor.name, tensor.type, tensor.shape});
+          .push_back(
+              {Side::Kind::tensor, tensor.name, tensor.type, tensor.shape, tensor.orientation});
     }
   };
   using Sides = std::pair<std::vector<Side>, std::vector<Side>>;
@@ -186,7 +212,17 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
     out.reason = first ? "only in the second" : "only in the first";
     return out;
   }
-  if (pair.a.shape != pair.b.shape) {
+  const bool a_is_layer = pair.a.kind == Side::Kind::layer;
+  const bool mixed = a_is_layer != (pair.b.kind == Side::Kind::layer);
+  const Side& tensor = a_is_layer ? pair.b : pair.a;
+  const std::optional<bool> turn =
+      mixed ? is_transposed(tensor, a_is_layer ? pair.a : pair.b) : std::optional(false);
+  if (!turn) {
+    out.reason =
+        "which way round the tensor is stored is unknown, expected model_type in config.json";
+    return out;
+  }
+  if (pair.a.shape != pair.b.shape && !*turn) {
     out.reason =
         fmt::format("shapes {} and {}", io::shape_text(pair.a.shape), io::shape_text(pair.b.shape));
     return out;
@@ -217,10 +253,14 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
     out.reason = error.what();
     return out;
   }
+  if (*turn) {
+    std::vector<float>& values = a_is_layer ? y : x;
+    values = transposed(values, tensor.shape);
+  }
   out.same_values = same_bytes(x, y);
   out.equal = equal_values(x, y);
   if (x.empty()) return out;
-  const bool from_b = pair.a.kind == Side::Kind::layer && pair.b.kind == Side::Kind::tensor;
+  const bool from_b = mixed && a_is_layer;
   out.error = error_metrics(from_b ? y : x, from_b ? x : y, executor);
   return out;
 }

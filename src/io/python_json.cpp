@@ -193,6 +193,13 @@ Json parse_python_json(std::span<const std::byte> text, const std::string& name)
   if (first == std::string_view::npos || given[first] != '{') {
     throw Error(ErrorCode::bad_file, name + ": not a JSON object: expected '{' first");
   }
+  const auto damaged_at = [&](std::size_t byte) {
+    return Error(ErrorCode::bad_file, fmt::format("{}: damaged JSON at byte {}", name, byte));
+  };
+  // The parser would take it for the end.
+  if (const std::size_t zero = given.find('\0'); zero != std::string_view::npos) {
+    throw damaged_at(zero + 1);
+  }
   using Event = typename Json::parse_event_t;
   const auto check = [&](int depth, Event event, const Json& /*value*/) {
     const bool opens = event == Event::object_start || event == Event::array_start;
@@ -209,8 +216,7 @@ Json parse_python_json(std::span<const std::byte> text, const std::string& name)
   } catch (const json::parse_error& error) {
     const auto added = std::count_if(strict.longer_at.begin(), strict.longer_at.end(),
                                      [&](std::size_t position) { return position < error.byte; });
-    throw Error(ErrorCode::bad_file, fmt::format("{}: damaged JSON at byte {}", name,
-                                                 error.byte - static_cast<std::size_t>(added)));
+    throw damaged_at(error.byte - static_cast<std::size_t>(added));
   }
 }
 

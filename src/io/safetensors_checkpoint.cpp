@@ -7,6 +7,7 @@
 #include "src/io/layout/config_claims.h"
 #include "src/io/layout/json_members.h"
 #include "src/io/layout/layout.h"
+#include "src/io/orientations.h"
 #include "src/io/quantization_config.h"
 
 namespace nybble::io {
@@ -57,6 +58,13 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
       if (taken.contains(name)) continue;
       const TensorView& tensor = *source_.find(name);
       tensors.push_back({name, std::string(tensor_type_name(tensor.type)), tensor.shape});
+    }
+    TensorShapes shapes;
+    for (const auto& tensor : tensors) shapes.emplace(tensor.name, &tensor.shape);
+    const std::map<std::string, Orientation> orientations = find_orientations(path, shapes);
+    for (auto& tensor : tensors) {
+      const auto found = orientations.find(tensor.name);
+      if (found != orientations.end()) tensor.orientation = found->second;
     }
   }
   [[nodiscard]] StoredLayer read(std::size_t layer) const override {

@@ -8,6 +8,7 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/orientations.h"
 #include "src/io/quantization_config.h"
 #include "src/io/shard_index.h"
 #include "src/quantize/divisor_format.h"
@@ -78,6 +79,7 @@ void refuse_quantized(const TensorFiles& source, const std::filesystem::path& pa
 /// What the rules make of one tensor.
 struct Choice {
   std::string format, method, reason;
+  std::optional<bool> transposed = std::nullopt;
 };
 
 class Chooser {
@@ -102,6 +104,7 @@ class Chooser {
       applied_[i] = true;
       if (!rule.format.empty()) out.format = rule.format;
       if (!rule.method.empty()) out.method = rule.method;
+      if (rule.transposed) out.transposed = rule.transposed;
     }
     return out;
   }
@@ -124,6 +127,25 @@ class Chooser {
   const CheckpointOptions* options_;
   std::vector<bool> matched_, applied_;
 };
+
+std::map<std::string, Orientation> orientations_of(const TensorFiles& source,
+                                                   const std::filesystem::path& path) {
+  io::TensorShapes shapes;
+  for (const TensorFiles::Entry& entry : source.tensors()) {
+    shapes.emplace(entry.tensor->name, &entry.tensor->shape);
+  }
+  return io::find_orientations(path, shapes);
+}
+
+/// Throws unsupported where it is unknown.
+bool is_transposed(const TensorInfo& tensor, Orientation orientation) {
+  if (orientation != Orientation::unknown) return orientation == Orientation::in_out;
+  throw Error(ErrorCode::unsupported,
+              fmt::format("{}: {} may be [outputs, inputs] or, like weights of this model whose "
+                          "bias fits only so, [inputs, outputs]: expected model_type in "
+                          "config.json, or a rule {}=transposed=true (or false)",
+                          tensor.name, io::shape_text(tensor.shape), module_name(tensor.name)));
+}
 
 /// `action`, its errors named.
 template <class Action>
@@ -212,6 +234,7 @@ void CheckpointPlan::Data::decide() {
     if (!rule.method.empty()) method_of(rule.method);
   }
   Chooser chooser(options);
+  const std::map<std::string, Orientation> orientations = orientations_of(source, options.source);
   for (const TensorFiles::Entry& entry : source.tensors()) {
     const TensorInfo& tensor = *entry.tensor;
     const Choice choice = chooser.choose(tensor);
@@ -228,6 +251,11 @@ void CheckpointPlan::Data::decide() {
       item.method = method_of(choice.method);
       planned.format = layout->format_for(format_of(choice.format));
       planned.method = item.method->spec();
+      const auto found = orientations.find(tensor.name);
+      planned.transposed =
+          choice.transposed ? *choice.transposed
+                            : found != orientations.end() && is_transposed(tensor, found->second);
+      if (planned.transposed) planned.shape = io::transposed_shape(std::move(planned.shape));
     }
     tensors.push_back(std::move(planned));
     work.push_back(std::move(item));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <numeric>
 
 #include "nybble/error.h"
@@ -14,6 +15,7 @@
 #include "src/quantize/content_hash.h"
 #include "src/quantize/file_rows.h"
 #include "src/quantize/run_executor.h"
+#include "src/quantize/transposed_rows.h"
 #include "src/quantize/work_folder.h"
 #include "src/quantize/written_layer.h"
 
@@ -65,8 +67,9 @@ json manifest_of(const CheckpointPlan::Data& plan) {
   out["shard size"] = plan.options.shard_bytes;
   json& tensors = out["tensor"] = json::object();
   for (const PlannedTensor& tensor : plan.tensors) {
-    tensors[tensor.name] =
-        tensor.format ? tensor.format->info().spec + " " + tensor.method : "copied";
+    tensors[tensor.name] = !tensor.format ? "copied"
+                                          : tensor.format->info().spec + " " + tensor.method +
+                                                (tensor.transposed ? " transposed" : "");
   }
   json& source = out["source"] = json::object();
   for (const TensorFile& file : plan.source.files()) source[file.name()] = file_entry(file.name());
@@ -196,10 +199,19 @@ class Run {
     SquaredError error;
   };
 
+  [[nodiscard]] std::unique_ptr<const WeightRows> rows_of(std::size_t index) const {
+    const TensorFiles::Entry& from = plan_.work[index].from;
+    if (!plan_.tensors[index].transposed) {
+      return std::make_unique<FileRows>(*from.file, *from.tensor);
+    }
+    return std::make_unique<TransposedRows>(*from.file, *from.tensor);
+  }
+
   Layer quantize(std::size_t index) {
     const PlannedTensor& tensor = plan_.tensors[index];
     const CheckpointPlan::Data::Work& item = plan_.work[index];
-    const FileRows rows(*item.from.file, *item.from.tensor);
+    const std::unique_ptr<const WeightRows> source = rows_of(index);
+    const WeightRows& rows = *source;
     Layer out{{item.layer, tensor.shape, QuantizedMatrix(*tensor.format), {}}, {}};
     if (tensor.method == "rtn") {
       out.stored.weight =
@@ -211,7 +223,7 @@ class Run {
       calibration = plan_.inputs.read(item.layer, rows.cols(), executor_);
     }
     QuantizedLayer layer = quantize_layer(
-        rows.values(executor_), rows.rows(), rows.cols(), *tensor.format, *item.method,
+        all_values(rows, executor_), rows.rows(), rows.cols(), *tensor.format, *item.method,
         calibration ? &*calibration : nullptr, executor_, {.name = tensor.name});
     out.stored.weight = std::move(layer.weight);
     out.stored.transforms = std::move(layer.transforms);

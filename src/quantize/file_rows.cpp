@@ -23,14 +23,4 @@ MatrixView FileRows::read(std::size_t begin, std::size_t count, ReadBuffer& scra
   return {scratch.values.data(), count, cols_};
 }
 
-std::vector<float> FileRows::values(Executor& executor) const {
-  std::vector<float> out(rows_ * cols_);
-  for_each_row(
-      *this, executor, [] { return 0; },
-      [&](std::size_t row, const float* x, int /*state*/) {
-        std::copy_n(x, cols_, out.data() + row * cols_);
-      });
-  return out;
-}
-
 }  // namespace nybble

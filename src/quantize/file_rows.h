@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 #include "nybble/io/tensor_file.h"
 #include "src/quantize/weight_rows.h"
@@ -17,8 +16,6 @@ class FileRows final : public WeightRows {
   [[nodiscard]] std::size_t rows() const override { return rows_; }
   [[nodiscard]] std::size_t cols() const override { return cols_; }
   MatrixView read(std::size_t begin, std::size_t count, ReadBuffer& scratch) const override;
-  /// All values as f32.
-  [[nodiscard]] std::vector<float> values(Executor& executor) const;
 
  private:
   const TensorFile* file_;

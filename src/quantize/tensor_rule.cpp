@@ -19,7 +19,7 @@ TensorRule read_rule(const json& entry, const std::string& where) {
   const auto refuse = [&](const std::string& what) {
     throw Error(ErrorCode::bad_file, fmt::format("{}: {}", where, what));
   };
-  if (!entry.is_object()) refuse("not an object with match and format, method or skip");
+  if (!entry.is_object()) refuse("not an object with match and format, method, transposed or skip");
   TensorRule rule;
   for (const auto& [key, value] : entry.items()) {
     if (key == "skip") {
@@ -27,19 +27,25 @@ TensorRule read_rule(const json& entry, const std::string& where) {
       rule.skip = value.get<bool>();
       continue;
     }
+    if (key == "transposed") {
+      if (!value.is_boolean()) refuse("transposed is not true or false");
+      rule.transposed = value.get<bool>();
+      continue;
+    }
     std::string* const text = key == "match"    ? &rule.match
                               : key == "format" ? &rule.format
                               : key == "method" ? &rule.method
                                                 : nullptr;
     if (text == nullptr) {
-      refuse(fmt::format("unknown key {}, expected match, format, method or skip", io::quote(key)));
+      refuse(fmt::format("unknown key {}, expected match, format, method, transposed or skip",
+                         io::quote(key)));
     }
     if (!value.is_string()) refuse(key + " is not a string");
     *text = value.get<std::string>();
   }
   if (rule.match.empty()) refuse("match is missing");
-  if (rule.skip == (!rule.format.empty() || !rule.method.empty())) {
-    refuse("expected either \"skip\": true or a format or method");
+  if (rule.skip == (!rule.format.empty() || !rule.method.empty() || rule.transposed)) {
+    refuse("expected either \"skip\": true or a format, method or transposed");
   }
   return rule;
 }
@@ -60,13 +66,18 @@ TensorRule parse_rule(std::string_view text) {
       equals == std::string_view::npos ? std::string_view() : text.substr(equals + 1);
   if (equals == 0 || what.empty() || what.starts_with('/') || what.ends_with('/')) {
     throw Error(ErrorCode::bad_option,
-                fmt::format("rule {}: expected GLOB=FORMAT, GLOB=FORMAT/METHOD or GLOB=skip",
+                fmt::format("rule {}: expected GLOB=FORMAT, GLOB=FORMAT/METHOD, "
+                            "GLOB=transposed=true or GLOB=skip",
                             io::quote(text)));
   }
   TensorRule rule;
   rule.match = text.substr(0, equals);
   if (what == "skip") {
     rule.skip = true;
+    return rule;
+  }
+  if (what == "transposed=true" || what == "transposed=false") {
+    rule.transposed = what.ends_with("true");
     return rule;
   }
   const std::size_t slash = what.find('/');

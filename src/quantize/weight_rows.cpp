@@ -8,6 +8,17 @@
 
 namespace nybble {
 
+std::vector<float> all_values(const WeightRows& weight, Executor& executor) {
+  const std::size_t cols = weight.cols();
+  std::vector<float> out(weight.rows() * cols);
+  for_each_row(
+      weight, executor, [] { return 0; },
+      [&](std::size_t row, const float* x, int /*state*/) {
+        std::copy_n(x, cols, out.data() + row * cols);
+      });
+  return out;
+}
+
 double SquaredError::sqnr_db() const {
   if (noise == 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(signal / noise);

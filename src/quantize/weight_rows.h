@@ -29,7 +29,7 @@ class WeightRows {
   virtual MatrixView read(std::size_t begin, std::size_t count, ReadBuffer& scratch) const = 0;
 
   /// How many rows at a time stay in a core's cache between being read and being used.
-  [[nodiscard]] std::size_t rows_at_once() const {
+  [[nodiscard]] virtual std::size_t rows_at_once() const {
     constexpr std::size_t kValues = 32768;
     return std::max<std::size_t>(1, kValues / cols());
   }
@@ -67,6 +67,9 @@ void for_each_row(const WeightRows& weight, Executor& executor, const State& mak
     }
   });
 }
+
+/// All values.
+std::vector<float> all_values(const WeightRows& weight, Executor& executor);
 
 /// Sums of squares of what was quantized, and of what that changed.
 struct SquaredError {

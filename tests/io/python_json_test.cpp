@@ -81,6 +81,8 @@ TEST(PythonJson, RefusesWhatPythonRefuses) {
     SCOPED_TRACE(text);
     expect_error(ErrorCode::bad_file, {"c.json", "damaged JSON", where}, [&] { parsed(text); });
   }
+  expect_error(ErrorCode::bad_file, {"damaged JSON at byte 3"},
+               [] { parsed(std::string_view("{}\0}", 4)); });
   std::string deep = R"({"a": )";
   for (int i = 0; i < 64; ++i) deep += '[';
   expect_error(ErrorCode::bad_file, {"c.json", "nested deeper"}, [&] { parsed(deep); });

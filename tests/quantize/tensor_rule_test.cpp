@@ -35,6 +35,14 @@ TEST(TensorRule, IsReadFromTheCommandLine) {
   EXPECT_EQ(method.format, "nf4");
   EXPECT_EQ(method.method, "awq+gptq:damp=0.01");
   EXPECT_TRUE(parse_rule("*=skip").skip);
+  EXPECT_EQ(plain.transposed, std::nullopt);
+  for (const bool transposed : {false, true}) {
+    const TensorRule rule =
+        parse_rule(transposed ? "*.c_fc=transposed=true" : "*.c_fc=transposed=false");
+    EXPECT_EQ(rule.match, "*.c_fc");
+    EXPECT_EQ(rule.transposed, transposed);
+    EXPECT_EQ(rule.format + rule.method, "");
+  }
   for (const char* bad : {"", "a", "=nf4", "a=", "a=/rtn", "a=nf4/"}) {
     expect_error(ErrorCode::bad_option, {"GLOB=FORMAT"}, [&] { parse_rule(bad); });
   }
@@ -48,11 +56,14 @@ TEST(TensorRule, IsReadFromARecipe) {
   };
   EXPECT_TRUE(read("[]").empty());
   const auto rules = read(R"([{"match": "a", "format": "nf4", "method": "rtn"},
-                              {"match": "b", "method": "gptq"}, {"match": "*", "skip": true}])");
-  ASSERT_EQ(rules.size(), 3u);
+                              {"match": "b", "method": "gptq"}, {"match": "*", "skip": true},
+                              {"match": "c", "transposed": false}])");
+  ASSERT_EQ(rules.size(), 4u);
   EXPECT_EQ(rules[0].format, "nf4");
   EXPECT_EQ(rules[1].method, "gptq");
   EXPECT_TRUE(rules[2].skip);
+  EXPECT_EQ(rules[2].transposed, std::nullopt);
+  EXPECT_EQ(rules[3].transposed, false);
   const auto expect_bad = [&](const std::string& text, const std::string& what) {
     expect_error(ErrorCode::bad_file, {"r.json", what}, [&] { read(text); });
   };
@@ -63,6 +74,8 @@ TEST(TensorRule, IsReadFromARecipe) {
   expect_bad(R"([{"match": "a"}])", "rule 1: expected either");
   expect_bad(R"([{"match": "a", "skip": true, "format": "nf4"}])", "rule 1: expected either");
   expect_bad(R"([{"match": "a", "skip": "yes"}])", "skip is not true or false");
+  expect_bad(R"([{"match": "a", "transposed": 1}])", "transposed is not true or false");
+  expect_bad(R"([{"match": "a", "skip": true, "transposed": true}])", "rule 1: expected either");
   expect_bad(R"([{"match": 7, "skip": true}])", "match is not a string");
   expect_bad(R"([{"match": "a", "bits": "4"}])", "unknown key \"bits\"");
   expect_error(ErrorCode::io, {"none.json"}, [&] { read_recipe(folder / "none.json"); });

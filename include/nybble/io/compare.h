@@ -19,6 +19,7 @@ struct TensorPair {
     std::string name;  ///< there
     std::string what;  ///< "gptq int4:group=128" (layout; format once it was read), "BF16"
     std::vector<std::size_t> shape;
+    Orientation orientation = Orientation::out_in;  ///< of a tensor
   };
   std::string name;  ///< the layer's where there is one, else the tensor's
   Side a, b;
@@ -52,6 +53,7 @@ bool same_stored(const StoredLayer& a, const StoredLayer& b);
 bool same_weights(const StoredLayer& a, const StoredLayer& b, Executor& executor);
 
 /// Reads both and compares them. A layer's values are its effective weights: transforms are undone.
+/// A tensor that is stored [inputs, outputs] is compared with a layer the layer's way round.
 /// Throws what reading throws; unsupported for layers with a low-rank or sparse branch.
 TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint& b,
                          const TensorPair& pair, Executor& executor);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "nybble/io/orientation.h"
 #include "nybble/io/safetensors.h"
 #include "nybble/io/stored_layer.h"
 
@@ -28,6 +29,7 @@ class QuantizedCheckpoint {
     std::string name;
     std::string type;  ///< as the file names it: "BF16", "Q8_0"
     std::vector<std::size_t> shape;
+    Orientation orientation = Orientation::out_in;
   };
 
   /// Opens `path` and decides by names, shapes, metadata and data which layout each layer is in;

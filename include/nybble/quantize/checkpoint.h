@@ -31,7 +31,8 @@ struct CheckpointOptions {
 struct PlannedTensor {
   std::string name;
   TensorType type = TensorType::f32;
-  std::vector<std::size_t> shape;
+  std::vector<std::size_t> shape;   ///< of the layer's weight where it is quantized
+  bool transposed = false;          ///< the source has it the other way round, [..., K, N]
   std::optional<AnyFormat> format;  ///< nothing: it is copied
   std::string method;               ///< with its options; empty: it is copied
   std::string reason;               ///< why it is copied: "embedding", "1-D", "rule", ...
@@ -55,13 +56,15 @@ struct PlannedFile {
 /// Matrices of floats named "*.weight" are quantized; embeddings, the output head, norms, routers
 /// of experts ("*router*", "*.gate.weight"), anything that is not two-dimensional and anything with
 /// fewer than 32 rows or columns is copied, unless a rule gives it a format. A rule's format does
-/// not apply to what it cannot be: tensors of one axis, or not of floats.
+/// not apply to what it cannot be: tensors of one axis, or not of floats. Weights that are stored
+/// [K, N] (GPT-2's Conv1D: by model_type, or a bias that fits only so) are transposed.
 class CheckpointPlan {
  public:
   /// Reads headers only. Throws what opening the source throws; bad_option for what is not
   /// understood, a rule that applies to nothing and a layer without the calibration that its method
   /// needs; unsupported where the source is quantized already or the layout cannot hold a tensor's
-  /// format, its shape or what its method may make of it.
+  /// format, its shape or what its method may make of it, and where nothing tells whether a weight
+  /// is to be transposed.
   explicit CheckpointPlan(const CheckpointOptions& options);
   CheckpointPlan(CheckpointPlan&&) noexcept;
   CheckpointPlan& operator=(CheckpointPlan&&) noexcept;
