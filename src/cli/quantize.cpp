@@ -108,7 +108,7 @@ void print_plan_json(const CheckpointPlan& plan) {
   for (const PlannedTensor& tensor : plan.tensors()) {
     Json& row = json["tensors"].emplace_back();
     row["name"] = tensor.name;
-    row["type"] = tensor_type_name(tensor.type);
+    row["type"] = tensor.type;
     row["shape"] = tensor.shape;
     row["transposed"] = tensor.transposed;
     row["format"] = tensor.format ? Json(tensor.format->info().spec) : Json();

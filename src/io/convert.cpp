@@ -60,7 +60,7 @@ GgufType gguf_type(const TensorView& tensor) {
   for (const auto& [from, to] : kTypes) {
     if (from == tensor.type) return to;
   }
-  refuse_tensor(tensor.name, fmt::format("GGUF has no type {}", tensor_type_name(tensor.type)));
+  refuse_tensor(tensor.name, fmt::format("GGUF has no type {}", tensor_type_name(tensor)));
 }
 
 class Conversion {
@@ -163,13 +163,13 @@ class Conversion {
   TensorToWrite plan_tensor(const TensorEntry& entry) {
     std::vector<float> storage;
     const TensorView tensor = checkpoint_.raw(entry.name, storage);
-    if (tensor_type_name(tensor.type) != entry.type && !options_.drop_details) {
+    if (tensor_type_name(tensor) != entry.type && !options_.drop_details) {
       refuse_tensor(entry.name, fmt::format("safetensors has no type {}; --drop-details "
                                             "(ConvertOptions::drop_details) makes it {}",
-                                            entry.type, tensor_type_name(tensor.type)));
+                                            entry.type, tensor_type_name(tensor)));
     }
     report_.bytes += tensor.bytes.size();
-    return {entry.name, tensor.type, tensor.shape};
+    return {entry.name, tensor.type, tensor.shape, {}, tensor.dtype, tensor.bytes.size()};
   }
 
   /// __metadata__ for the new files. What layers say there is theirs to write again.

@@ -28,7 +28,7 @@ void SafetensorsFile::read(std::span<const std::byte> bytes) {
   metadata_ = std::move(header.metadata);
   for (TensorInfo& tensor : header.tensors) {
     tensors_.push_back({std::move(tensor.name), tensor.type, std::move(tensor.shape),
-                        bytes.subspan(tensor.offset, tensor.bytes)});
+                        bytes.subspan(tensor.offset, tensor.bytes), std::move(tensor.dtype)});
   }
   for (const TensorView& tensor : tensors_) index_.emplace(tensor.name, &tensor);
 }

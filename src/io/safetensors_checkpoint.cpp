@@ -57,7 +57,7 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
     for (const std::string& name : source_.names()) {
       if (taken.contains(name)) continue;
       const TensorView& tensor = *source_.find(name);
-      tensors.push_back({name, std::string(tensor_type_name(tensor.type)), tensor.shape});
+      tensors.push_back({name, std::string(tensor_type_name(tensor)), tensor.shape});
     }
     TensorShapes shapes;
     for (const auto& tensor : tensors) shapes.emplace(tensor.name, &tensor.shape);

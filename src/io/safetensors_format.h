@@ -7,7 +7,7 @@
 
 namespace nybble::io {
 
-/// The type a file calls `name`, nothing where there is none.
+/// The type a file calls `name`; nothing where it is unknown.
 std::optional<TensorType> tensor_type_from_name(std::string_view name);
 
 constexpr std::size_t kLargestHeader = 100'000'000;

@@ -40,6 +40,17 @@ std::map<std::string, std::string> read_metadata(const json& object, const std::
   return result;
 }
 
+constexpr std::size_t kLongestType = 64;
+
+/// Whether a type that is not known has a name such as those of the known ones.
+bool is_type_name(std::string_view text) {
+  const auto is_of_names = [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  return !text.empty() && text.size() <= kLongestType &&
+         std::all_of(text.begin(), text.end(), is_of_names);
+}
+
 std::vector<std::size_t> read_sizes(const json& array, const char* key, const std::string& where) {
   if (!array.is_array()) fail(where, fmt::format("{} is not an array", key));
   std::vector<std::size_t> result;
@@ -51,6 +62,16 @@ std::vector<std::size_t> read_sizes(const json& array, const char* key, const st
     result.push_back(size.get<std::size_t>());
   }
   return result;
+}
+
+void set_type(const std::string& dtype, const std::string& where, TensorInfo& tensor) {
+  const auto known = tensor_type_from_name(dtype);
+  if (!known && !is_type_name(dtype)) {
+    fail(where,
+         fmt::format("dtype {}, expected 1 to {} of A-Z, 0-9 and _", quote(dtype), kLongestType));
+  }
+  tensor.type = known.value_or(TensorType::opaque);
+  if (!known) tensor.dtype = dtype;
 }
 
 /// The data begins at byte `data` and is `data_size` bytes.
@@ -69,11 +90,7 @@ TensorInfo read_tensor(const std::string& tensor_name, const json& entry, std::s
   tensor.name = tensor_name;
   const json& dtype = entry["dtype"];
   if (!dtype.is_string()) fail(where, "dtype is not a string");
-  const auto type = tensor_type_from_name(dtype.get_ref<const std::string&>());
-  if (!type) {
-    fail(where, fmt::format("unknown dtype {}", quote(dtype.get_ref<const std::string&>())));
-  }
-  tensor.type = *type;
+  set_type(dtype.get_ref<const std::string&>(), where, tensor);
   tensor.shape = read_sizes(entry["shape"], "shape", where);
 
   const auto offsets = read_sizes(entry["data_offsets"], "data_offsets", where);
@@ -86,18 +103,18 @@ TensorInfo read_tensor(const std::string& tensor_name, const json& entry, std::s
     fail(where,
          fmt::format("data_offsets end {}, expected at most the {} bytes of data", end, data_size));
   }
-  const auto expected = byte_count(tensor.shape, tensor_type_bits(tensor.type));
-  if (!expected) {
-    fail(where, fmt::format("shape {} of {} is not a whole number of bytes below 2^64",
-                            shape_text(tensor.shape), tensor_type_name(tensor.type)));
-  }
-  if (end - begin != *expected) {
-    fail(where,
-         fmt::format("data_offsets hold {} bytes, expected {} for shape {} of {}", end - begin,
-                     *expected, shape_text(tensor.shape), tensor_type_name(tensor.type)));
-  }
   tensor.offset = data + begin;
   tensor.bytes = end - begin;
+  const auto expected = stored_bytes(tensor.type, tensor.shape, tensor.bytes);
+  if (!expected) {
+    fail(where, fmt::format("shape {} of {} is not a whole number of bytes below 2^64",
+                            shape_text(tensor.shape), tensor_type_name(tensor)));
+  }
+  if (tensor.bytes != *expected) {
+    fail(where,
+         fmt::format("data_offsets hold {} bytes, expected {} for shape {} of {}", tensor.bytes,
+                     *expected, shape_text(tensor.shape), tensor_type_name(tensor)));
+  }
   return tensor;
 }
 
@@ -147,6 +164,13 @@ std::size_t read_header_length(std::span<const std::byte> first, std::size_t fil
   return static_cast<std::size_t>(length);
 }
 
+std::optional<std::size_t> stored_bytes(TensorType type, std::span<const std::size_t> shape,
+                                        std::size_t opaque_bytes) {
+  if (type != TensorType::opaque) return byte_count(shape, tensor_type_bits(type));
+  // Its elements can be counted, too.
+  return byte_count(shape, 8) ? std::optional(opaque_bytes) : std::nullopt;
+}
+
 SafetensorsHeader parse_header(std::span<const std::byte> text, std::size_t file_size,
                                const std::string& name) {
   const std::size_t data = kLengthBytes + text.size();
@@ -190,9 +214,13 @@ std::string write_header(std::span<TensorInfo> tensors,
   }
   std::size_t position = 0;
   for (const TensorInfo& tensor : tensors) {
+    if (tensor.type == TensorType::opaque && !is_type_name(tensor.dtype)) {
+      throw Error(ErrorCode::bad_option, fmt::format("{}: tensor {}: an opaque type {}", name,
+                                                     quote(tensor.name), quote(tensor.dtype)));
+    }
     const std::size_t end = position + tensor.bytes;
     entries.push_back(fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                                  json_string(tensor.name, name), tensor_type_name(tensor.type),
+                                  json_string(tensor.name, name), tensor_type_name(tensor),
                                   fmt::join(tensor.shape, ","), position, end));
     position = end;
   }

@@ -49,7 +49,7 @@ void add_file(std::span<const TensorToWrite> tensors, std::map<std::string, std:
   std::vector<TensorInfo> infos;
   for (const TensorToWrite& tensor : tensors) {
     infos.push_back({tensor.name, tensor.type, tensor.shape, 0,
-                     *io::byte_count(tensor.shape, tensor_type_bits(tensor.type))});
+                     *io::stored_bytes(tensor.type, tensor.shape, tensor.bytes), tensor.dtype});
     for (const auto& [key, value] : tensor.metadata) {
       if (metadata.emplace(key, value).first->second == value) continue;
       throw Error(ErrorCode::bad_option,
@@ -107,7 +107,7 @@ ShardPlan plan_shards(std::span<const TensorToWrite> tensors,
           ErrorCode::bad_option,
           fmt::format("tensor {} is there twice, expected each name once", io::quote(tensor.name)));
     }
-    const auto bytes = io::byte_count(tensor.shape, tensor_type_bits(tensor.type));
+    const auto bytes = io::stored_bytes(tensor.type, tensor.shape, tensor.bytes);
     if (!bytes) {
       throw Error(ErrorCode::bad_shape,
                   fmt::format("tensor {}: shape {} of {} is not a whole number of bytes below 2^64",

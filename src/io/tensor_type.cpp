@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "nybble/error.h"
-#include "nybble/io/safetensors.h"
+#include "nybble/io/tensor_info.h"
 #include "nybble/numeric/bfloat16.h"
 #include "src/io/checked.h"
 #include "src/io/decode_floats.h"
@@ -22,16 +22,29 @@ struct TypeRow {
 };
 
 constexpr TypeRow kTypes[] = {
-    {TensorType::f64, "F64", 64},        {TensorType::f32, "F32", 32},
-    {TensorType::f16, "F16", 16},        {TensorType::bf16, "BF16", 16},
-    {TensorType::u64, "U64", 64},        {TensorType::i64, "I64", 64},
-    {TensorType::u32, "U32", 32},        {TensorType::i32, "I32", 32},
-    {TensorType::u16, "U16", 16},        {TensorType::i16, "I16", 16},
-    {TensorType::u8, "U8", 8},           {TensorType::i8, "I8", 8},
-    {TensorType::boolean, "BOOL", 8},    {TensorType::f8_e4m3, "F8_E4M3", 8},
-    {TensorType::f8_e5m2, "F8_E5M2", 8}, {TensorType::f8_e8m0, "F8_E8M0", 8},
-    {TensorType::f6_e2m3, "F6_E2M3", 6}, {TensorType::f6_e3m2, "F6_E3M2", 6},
+    {TensorType::f64, "F64", 64},
+    {TensorType::f32, "F32", 32},
+    {TensorType::f16, "F16", 16},
+    {TensorType::bf16, "BF16", 16},
+    {TensorType::u64, "U64", 64},
+    {TensorType::i64, "I64", 64},
+    {TensorType::u32, "U32", 32},
+    {TensorType::i32, "I32", 32},
+    {TensorType::u16, "U16", 16},
+    {TensorType::i16, "I16", 16},
+    {TensorType::u8, "U8", 8},
+    {TensorType::i8, "I8", 8},
+    {TensorType::boolean, "BOOL", 8},
+    {TensorType::f8_e4m3, "F8_E4M3", 8},
+    {TensorType::f8_e5m2, "F8_E5M2", 8},
+    {TensorType::f8_e8m0, "F8_E8M0", 8},
+    {TensorType::f6_e2m3, "F6_E2M3", 6},
+    {TensorType::f6_e3m2, "F6_E3M2", 6},
     {TensorType::f4, "F4", 4},
+    {TensorType::c64, "C64", 64},
+    {TensorType::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+    {TensorType::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+    {TensorType::opaque, "opaque", 0},
 };
 
 constexpr bool rows_follow_the_enum() {
@@ -67,11 +80,19 @@ void decode_each(const std::byte* bytes, std::size_t count, float* out, Convert 
 
 std::string_view tensor_type_name(TensorType type) noexcept { return row_of(type).name; }
 
+std::string_view tensor_type_name(const TensorView& tensor) noexcept {
+  return tensor.type == TensorType::opaque ? tensor.dtype : tensor_type_name(tensor.type);
+}
+
+std::string_view tensor_type_name(const TensorInfo& tensor) noexcept {
+  return tensor.type == TensorType::opaque ? tensor.dtype : tensor_type_name(tensor.type);
+}
+
 std::size_t tensor_type_bits(TensorType type) noexcept { return row_of(type).bits; }
 
 std::optional<TensorType> io::tensor_type_from_name(std::string_view name) {
   for (const TypeRow& row : kTypes) {
-    if (row.name == name) return row.type;
+    if (row.name == name && row.type != TensorType::opaque) return row.type;
   }
   return std::nullopt;
 }
@@ -103,17 +124,17 @@ void io::decode_floats(TensorType type, const std::byte* bytes, std::size_t coun
 }
 
 std::vector<float> to_f32(const TensorView& tensor) {
+  if (!io::is_float(tensor.type)) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("tensor {}: type {}, expected F32, F16, BF16 or F64",
+                            io::quote(tensor.name), tensor_type_name(tensor)));
+  }
   const auto expected = io::byte_count(tensor.shape, tensor_type_bits(tensor.type));
   if (expected != tensor.bytes.size()) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("tensor {}: {} bytes do not fit shape {} of {}", io::quote(tensor.name),
                             tensor.bytes.size(), io::shape_text(tensor.shape),
                             tensor_type_name(tensor.type)));
-  }
-  if (!io::is_float(tensor.type)) {
-    throw Error(ErrorCode::unsupported,
-                fmt::format("tensor {}: type {}, expected F32, F16, BF16 or F64",
-                            io::quote(tensor.name), tensor_type_name(tensor.type)));
   }
   std::vector<float> out(tensor.bytes.size() * 8 / tensor_type_bits(tensor.type));
   io::decode_floats(tensor.type, tensor.bytes.data(), out.size(), out.data());

@@ -10,6 +10,7 @@
 #include "src/io/checked.h"
 #include "src/io/orientations.h"
 #include "src/io/quantization_config.h"
+#include "src/io/safetensors_header.h"
 #include "src/io/shard_index.h"
 #include "src/quantize/divisor_format.h"
 #include "src/quantize/tensor_choice.h"
@@ -34,7 +35,8 @@ class HeaderTensors final : public io::TensorSource {
       if (tensor.bytes <= (tensor.type == TensorType::u8 ? kText : kSmall)) {
         bytes = entry.file->read(tensor);
       }
-      views_.emplace(tensor.name, TensorView{tensor.name, tensor.type, tensor.shape, bytes});
+      views_.emplace(tensor.name,
+                     TensorView{tensor.name, tensor.type, tensor.shape, bytes, tensor.dtype});
       metadata_.insert(entry.file->metadata().begin(), entry.file->metadata().end());
     }
   }
@@ -240,7 +242,7 @@ void CheckpointPlan::Data::decide() {
     const Choice choice = chooser.choose(tensor);
     PlannedTensor planned;
     planned.name = tensor.name;
-    planned.type = tensor.type;
+    planned.type = tensor_type_name(tensor);
     planned.shape = tensor.shape;
     planned.source_bytes = tensor.bytes;
     Work item{entry, {}, nullptr, {}};
@@ -276,7 +278,8 @@ void CheckpointPlan::Data::describe() {
     PlannedTensor& tensor = tensors[i];
     Work& item = work[i];
     if (!tensor.format) {
-      item.written = {{tensor.name, tensor.type, tensor.shape}};
+      const TensorInfo& from = *item.from.tensor;
+      item.written = {{from.name, from.type, from.shape, {}, from.dtype, from.bytes}};
       tensor.bytes = tensor.source_bytes;
       continue;
     }
@@ -299,7 +302,7 @@ void CheckpointPlan::Data::describe() {
     }
     if (method.calibrated()) inputs.check(item.layer, tensor.shape.back());
     for (const TensorToWrite& written : item.written) {
-      tensor.bytes += io::byte_count(written.shape, tensor_type_bits(written.type)).value();
+      tensor.bytes += io::stored_bytes(written.type, written.shape, written.bytes).value();
     }
     tensor.exact = !method.may_change_input(false).any() && !layout->sizes_vary(format);
     exact = exact && tensor.exact;

@@ -144,7 +144,7 @@ class Run {
     const TensorFiles files(options_.out);
     const auto is_there = [&](const TensorToWrite& tensor) {
       const TensorInfo* const found = files.find(tensor.name).tensor;
-      return found != nullptr && found->type == tensor.type;
+      return found != nullptr && found->type == tensor.type && found->dtype == tensor.dtype;
     };
     return std::all_of(plan_.work.begin(), plan_.work.end(), [&](const auto& item) {
       return std::all_of(item.written.begin(), item.written.end(), is_there);

@@ -43,7 +43,7 @@ void check_tensor(const TensorFile& file, const TensorInfo& tensor, std::size_t 
   throw Error(ErrorCode::bad_shape,
               fmt::format("{}: tensor {} is {} {}, expected inputs of the layer, [tokens, {}], in "
                           "F32, F16 or BF16",
-                          file.name(), io::quote(tensor.name), tensor_type_name(tensor.type),
+                          file.name(), io::quote(tensor.name), tensor_type_name(tensor),
                           io::shape_text(tensor.shape), channels));
 }
 

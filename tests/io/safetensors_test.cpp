@@ -65,7 +65,7 @@ TEST(Safetensors, UnknownNameListsNearOnes) {
 }
 
 TEST(Safetensors, EveryTypeHasANameAndASize) {
-  for (int i = 0; i <= static_cast<int>(TensorType::f4); ++i) {
+  for (int i = 0; i < static_cast<int>(TensorType::opaque); ++i) {
     const auto type = static_cast<TensorType>(i);
     const std::string dtype = "\"" + std::string(tensor_type_name(type)) + "\"";
     const std::string data(tensor_type_bits(type), 'x');  // 8 elements
@@ -76,6 +76,20 @@ TEST(Safetensors, EveryTypeHasANameAndASize) {
   }
   EXPECT_EQ(tensor_type_name(TensorType::f8_e8m0), "F8_E8M0");
   EXPECT_EQ(tensor_type_bits(TensorType::f6_e3m2), 6u);
+}
+
+TEST(Safetensors, AnUnknownTypeIsBytesWithAName) {
+  const std::string header = R"({"w":{"dtype":"F3_NEW","shape":[5],"data_offsets":[0,2]},)"
+                             R"("opaque":{"dtype":"OPAQUE","shape":[],"data_offsets":[2,3]}})";
+  const auto bytes = exact_bytes(safetensors_text(header, "abc"));
+  const auto file = SafetensorsFile::parse(bytes, "m");
+  const TensorView& w = file.at("w");
+  EXPECT_EQ(w.type, TensorType::opaque);
+  EXPECT_EQ(tensor_type_name(w), "F3_NEW");
+  EXPECT_EQ(w.shape, Shape{5});
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(w.bytes.data()), w.bytes.size()), "ab");
+  EXPECT_EQ(tensor_type_name(file.at("opaque")), "OPAQUE");
+  expect_error(ErrorCode::unsupported, {"\"w\"", "type F3_NEW"}, [&] { (void)to_f32(w); });
 }
 
 TEST(Safetensors, EmptyTensorsScalarsAndEmptyFiles) {
@@ -219,8 +233,14 @@ TEST(SafetensorsAttack, Shapes) {
 }
 
 TEST(SafetensorsAttack, Types) {
-  expect_bad(header_of_w(R"("F99")", "[1]", "[0,1]"), "a", {"\"w\"", "unknown dtype \"F99\""});
-  expect_bad(header_of_w(R"("f32")", "[1]", "[0,1]"), "a", {"\"w\"", "unknown dtype"});
+  for (const std::string& dtype : {std::string("f32"), std::string(), std::string("F 32"),
+                                   std::string("F\\u001b"), std::string(65, 'F')}) {
+    expect_bad(header_of_w('"' + dtype + '"', "[1]", "[0,1]"), "a", {"\"w\"", "dtype \""});
+  }
+  expect_bad(header_of_w(R"("F99")", "[4294967296,4294967296]", "[0,1]"), "a",
+             {"\"w\"", "[4294967296, 4294967296] of F99"});
+  expect_bad(header_of_w(R"("F99")", "[1]", "[0,2]"), "a", {"\"w\"", "end 2"});
+  expect_bad(header_of_w(R"("F99")", "[1]", "[0,1]"), "ab", {"end at byte 1 of 2"});
   expect_bad(header_of_w("7", "[1]", "[0,1]"), "a", {"\"w\"", "dtype is not a string"});
 }
 

@@ -74,6 +74,9 @@ TEST(ShardPlan, RefusesTensorsThatNoFileCanHold) {
   expect_error(ErrorCode::bad_shape, {"\"a\"", "[3] of F4"}, [&] {
     plan({{"a", TensorType::f4, {3}}});
   });
+  expect_error(ErrorCode::bad_option, {"\"a\"", "opaque"}, [&] {
+    plan({{"a", TensorType::opaque, {1}, {}, "", 1}});
+  });
   expect_error(ErrorCode::bad_option, {"\"key\"", "\"other\""}, [&] {
     plan({{"a", TensorType::u8, {1}, {{"key", "other"}}}});
   });
@@ -112,6 +115,24 @@ TEST(ShardedWriter, ShardsHoldWhatWasWrittenInAnyOrder) {
     EXPECT_EQ(std::vector<std::byte>(tensor.bytes.begin(), tensor.bytes.end()),
               exact_bytes(content(i)));
   }
+}
+
+TEST(ShardedWriter, OpaqueTypesKeepTheirNamesAndBytes) {
+  const test::TemporaryFolder folder;
+  const std::vector<TensorToWrite> tensors = {{"a", TensorType::opaque, {3}, {}, "F6_NEW", 5},
+                                              {"b", TensorType::opaque, {2}, {}, "F3", 1}};
+  ShardedWriter writer(folder.path(), plan_shards(tensors, {}, 5));
+  writer.write(0, 0, exact_bytes("12345"));
+  writer.write(1, 0, exact_bytes("6"));
+  writer.finish();
+  const Checkpoint checkpoint(folder.path());
+  EXPECT_EQ(checkpoint.shards().size(), 2u);
+  EXPECT_EQ(tensor_type_name(checkpoint.at("a")), "F6_NEW");
+  EXPECT_EQ(checkpoint.at("a").shape, std::vector<std::size_t>{3});
+  EXPECT_EQ(
+      std::vector<std::byte>(checkpoint.at("a").bytes.begin(), checkpoint.at("a").bytes.end()),
+      exact_bytes("12345"));
+  EXPECT_EQ(tensor_type_name(checkpoint.at("b")), "F3");
 }
 
 TEST(ShardedWriter, LeavesNothingBehindUnlessFinished) {

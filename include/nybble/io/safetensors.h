@@ -14,7 +14,8 @@
 
 namespace nybble {
 
-/// The dtypes of safetensors.
+/// The dtypes of safetensors that are known here, and `opaque` for any other: bytes that can be
+/// copied, and nothing more.
 enum class TensorType {
   f64,
   f32,
@@ -34,12 +35,16 @@ enum class TensorType {
   f8_e8m0,
   f6_e2m3,
   f6_e3m2,
-  f4
+  f4,
+  c64,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  opaque
 };
 
-/// The name in the file, "BF16" say.
+/// The name in the file, "BF16" say. That of an opaque one is its tensor's.
 std::string_view tensor_type_name(TensorType type) noexcept;
-/// Bits of one element: 4, 6, 8, 16, 32 or 64.
+/// Bits of one element: 4, 6, 8, 16, 32 or 64; 0 for opaque.
 std::size_t tensor_type_bits(TensorType type) noexcept;
 
 /// A tensor inside a file that stays open: the bytes are row-major, little endian and not
@@ -49,16 +54,21 @@ struct TensorView {
   TensorType type = TensorType::f32;
   std::vector<std::size_t> shape;  ///< empty for a scalar
   std::span<const std::byte> bytes;
+  std::string dtype = {};  ///< what the file calls an opaque type, empty for others
 };
+
+/// What the file calls the type of the tensor.
+std::string_view tensor_type_name(const TensorView& tensor) noexcept;
 
 /// The values as f32, rounded to nearest from f64. Throws unsupported, naming the tensor and its
 /// type, unless that is f32, f16, bf16 or f64; bad_shape where bytes and shape disagree.
 std::vector<float> to_f32(const TensorView& tensor);
 
 /// One .safetensors file, mapped. Everything is checked on opening: a header of at most
-/// 100,000,000 bytes that is a JSON object without duplicate keys, unsigned integers only, known
-/// types, sizes equal to product(shape) * bits / 8, and tensors that tile the data without a hole
-/// or an overlap. Throws bad_file, naming the file and the tensor, where that is not so.
+/// 100,000,000 bytes that is a JSON object without duplicate keys, unsigned integers only, sizes
+/// equal to product(shape) * bits / 8 where the type is known, and tensors that tile the data
+/// without a hole or an overlap. Throws bad_file, naming the file and the tensor, where that is not
+/// so.
 class SafetensorsFile {
  public:
   /// Throws io and bad_file.

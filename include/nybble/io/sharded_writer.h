@@ -20,6 +20,8 @@ struct TensorToWrite {
   std::vector<std::size_t> shape;
   /// For __metadata__ of the file that it is in.
   std::map<std::string, std::string> metadata = {};
+  std::string dtype = {};  ///< of an opaque type, as in TensorInfo
+  std::size_t bytes = 0;   ///< of an opaque type, whose shape does not say it
 };
 
 /// Where every byte of a checkpoint goes: model.safetensors, or model-00001-of-0000N.safetensors

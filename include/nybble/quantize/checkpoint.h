@@ -30,7 +30,7 @@ struct CheckpointOptions {
 /// What becomes of a tensor of the source.
 struct PlannedTensor {
   std::string name;
-  TensorType type = TensorType::f32;
+  std::string type;                 ///< as the file names it: "BF16"
   std::vector<std::size_t> shape;   ///< of the layer's weight where it is quantized
   bool transposed = false;          ///< the source has it the other way round, [..., K, N]
   std::optional<AnyFormat> format;  ///< nothing: it is copied

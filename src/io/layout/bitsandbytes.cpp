@@ -198,7 +198,7 @@ State read_state(const TensorSource& source, const TensorView& tensor) {
     throw Error(
         ErrorCode::bad_file,
         fmt::format("{}: tensor {} is {} {}, expected U8 [length of its text]", source.where(),
-                    quote(tensor.name), tensor_type_name(tensor.type), shape_text(tensor.shape)));
+                    quote(tensor.name), tensor_type_name(tensor), shape_text(tensor.shape)));
   }
   const std::string type = tensor.name.substr(tensor.name.size() - 3);
   return StateReader(tensor.bytes, fmt::format("{}: tensor {}", source.where(), quote(tensor.name)))
@@ -257,11 +257,12 @@ const TensorView& expect_codes(const TensorSource& source, const std::string& na
     throw Error(ErrorCode::bad_file, fmt::format("{}: no tensor {}, expected {}", source.where(),
                                                  quote(name), expected));
   }
+  const std::size_t bits = tensor_type_bits(tensor->type);
   if (tensor->shape.size() != 2 || tensor->shape[1] != 1 || bytes != tensor->bytes.size() ||
-      tensor_type_bits(tensor->type) % 8 != 0) {
+      bits == 0 || bits % 8 != 0) {
     throw Error(ErrorCode::bad_file,
                 fmt::format("{}: tensor {} is {} {}, expected {}", source.where(), quote(name),
-                            tensor_type_name(tensor->type), shape_text(tensor->shape), expected));
+                            tensor_type_name(*tensor), shape_text(tensor->shape), expected));
   }
   return *tensor;
 }

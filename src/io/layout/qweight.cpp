@@ -151,7 +151,7 @@ const TensorView& expect_matrix(const TensorSource& source, const std::string& n
   if (!is_matrix(tensor) || std::find(types.begin(), types.end(), tensor->type) == types.end()) {
     throw Error(ErrorCode::bad_file,
                 fmt::format("{}: tensor {} is {} {}, expected {}", source.where(), quote(name),
-                            tensor_type_name(tensor->type), shape_text(tensor->shape), expected));
+                            tensor_type_name(*tensor), shape_text(tensor->shape), expected));
   }
   return *tensor;
 }

@@ -20,7 +20,7 @@ const TensorView& TensorSource::expect(const std::string& name, TensorType type,
       !std::equal(shape.begin(), shape.end(), tensor->shape.begin(), tensor->shape.end())) {
     throw Error(ErrorCode::bad_file,
                 fmt::format("{}: tensor {} is {} {}, expected {} {}", where(), quote(name),
-                            tensor_type_name(tensor->type), shape_text(tensor->shape),
+                            tensor_type_name(*tensor), shape_text(tensor->shape),
                             tensor_type_name(type), shape_text(shape)));
   }
   return *tensor;

@@ -50,7 +50,7 @@ const TensorView& expect_rank(const TensorSource& source, const std::string& nam
   }
   if (tensor->type != type || !has_rank(*tensor, least_rank, most_rank)) {
     throw bad_tensor(source, name,
-                     fmt::format("is {} {}, {}", tensor_type_name(tensor->type),
+                     fmt::format("is {} {}, {}", tensor_type_name(*tensor),
                                  shape_text(tensor->shape), expected));
   }
   return *tensor;
