@@ -123,6 +123,10 @@ void print_plan_json(const CheckpointPlan& plan) {
   for (const PlannedFile& file : plan.files()) {
     json["files"].push_back({{"name", file.name}, {"bytes", file.bytes}});
   }
+  json["not_copied"] = Json::array();
+  for (const KeptOutFile& file : plan.kept_out()) {
+    json["not_copied"].push_back({{"name", file.name}, {"reason", file.reason}});
+  }
   json["quantized"] = totals.quantized;
   json["weights"] = totals.weights;
   json["bits_per_weight"] = bits_per_weight(totals.weight_bytes, totals.weights);
@@ -157,6 +161,9 @@ void print_plan_text(const CheckpointPlan& plan) {
   fmt::print("\n");
   for (const PlannedFile& file : plan.files()) {
     fmt::print("{}: {}{} bytes\n", one_line(file.name), least, file.bytes);
+  }
+  for (const KeptOutFile& file : plan.kept_out()) {
+    fmt::print("{}: not copied: {}\n", one_line(file.name), file.reason);
   }
   const Totals totals(plan);
   fmt::print(

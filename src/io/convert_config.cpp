@@ -134,7 +134,7 @@ void ConvertedConfig::add(const StoredLayer& layer) {
 }
 
 std::vector<ModelFile> ConvertedConfig::files() const {
-  if (kept_) return plan_model_files(source_, {});
+  if (kept_) return plan_model_files(source_, {}).files;
   ordered_json original;
   if (target_.layout->name() == "nybble" && old_config_.is_object() &&
       (!old_.one_for_all || old_.config != old_config_)) {
@@ -144,7 +144,8 @@ std::vector<ModelFile> ConvertedConfig::files() const {
   return plan_model_files(source_,
                           {{kQuantization, restored_.is_null() ? target_.config : restored_},
                            {kOldQuantization, nullptr},
-                           {kOriginal, original}});
+                           {kOriginal, original}})
+      .files;
 }
 
 }  // namespace nybble::io

@@ -20,14 +20,6 @@ bool describes_quantization(const std::string& name) {
          std::end(kSideConfigs);
 }
 
-bool is_copied(const std::filesystem::path& path) {
-  const std::string name = path.filename().string();
-  if (name == kConfigName || name == kIndexName) return false;
-  const std::string extension = path.extension().string();
-  return name.starts_with("tokenizer") || extension == ".json" || extension == ".txt" ||
-         extension == ".model" || extension == ".jinja";
-}
-
 /// The file's text, byte for byte, with `members`.
 std::string config_text(const std::filesystem::path& folder, const JsonMembers& members) {
   const std::filesystem::path path = folder / kConfigName;
@@ -53,33 +45,35 @@ nlohmann::ordered_json read_model_config(const std::filesystem::path& folder) {
   return read_python_json<nlohmann::ordered_json>(path);
 }
 
-std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
-                                        const JsonMembers& members) {
-  std::vector<ModelFile> out;
-  if (!std::filesystem::is_directory(folder)) {
-    if (!says_something(members)) return out;
-    out.push_back({kConfigName, config_text(folder, members), {}, 0});
-  } else {
-    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-      const std::string name = entry.path().filename().string();
-      if (!entry.is_regular_file() || !is_copied(entry.path())) continue;
-      if (!members.empty() && describes_quantization(name)) continue;
-      out.push_back({name, {}, entry.path(), entry.file_size()});
-    }
-    if (says_something(members) || std::filesystem::exists(folder / kConfigName)) {
-      out.push_back({kConfigName, config_text(folder, members), {}, 0});
+ModelFiles plan_model_files(const std::filesystem::path& folder, const JsonMembers& members) {
+  ModelFiles out;
+  const bool is_folder = std::filesystem::is_directory(folder);
+  if (is_folder) {
+    for (FolderFile& file : list_folder_files(folder)) {
+      if (!members.empty() && describes_quantization(file.name)) {
+        file.kept_out = "describes another quantization";
+      }
+      if (file.kept_out.empty()) {
+        out.files.push_back({std::move(file.name), {}, std::move(file.path), file.bytes});
+      } else {
+        out.kept_out.push_back(std::move(file));
+      }
     }
   }
-  for (ModelFile& file : out) {
-    if (file.source.empty()) file.bytes = file.text.size();
+  if (says_something(members) || (is_folder && std::filesystem::exists(folder / kConfigName))) {
+    std::string text = config_text(folder, members);
+    const std::size_t bytes = text.size();
+    out.files.push_back({kConfigName, std::move(text), {}, bytes});
   }
-  std::sort(out.begin(), out.end(),
+  std::sort(out.files.begin(), out.files.end(),
             [](const ModelFile& a, const ModelFile& b) { return a.name < b.name; });
   return out;
 }
 
 void write_model_file(const ModelFile& file, const std::filesystem::path& work,
                       const std::filesystem::path& folder) {
+  std::filesystem::create_directories((work / file.name).parent_path());
+  std::filesystem::create_directories((folder / file.name).parent_path());
   AtomicFile out(work / file.name);
   if (file.source.empty()) {
     out.write(std::as_bytes(std::span(file.text)));

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "src/io/folder_files.h"
 #include "src/io/python_json.h"
 
 namespace nybble::io {
@@ -18,19 +19,23 @@ inline constexpr const char* kSideConfigs[] = {"quantize_config.json", kAwqConfi
 
 /// A file beside the tensors of a model: text of its own, or a copy of `source`.
 struct ModelFile {
-  std::string name;
+  std::string name;  ///< from the folder on
   std::string text;
   std::filesystem::path source;  ///< empty: `text`
   std::size_t bytes = 0;
 };
 
-/// What a checkpoint made from the model in `folder` needs beside its tensors, sorted by name:
-/// config.json with `members`, and copies of what is said there about the tokenizer and generation
-/// (*.json, *.txt, *.model, *.jinja). Without members everything stays as it is; with any, files
-/// that describe another quantization are left out. Where `folder` is a file: config.json, if there
-/// is something to say in it. Throws io; bad_file where config.json is damaged.
-std::vector<ModelFile> plan_model_files(const std::filesystem::path& folder,
-                                        const JsonMembers& members);
+struct ModelFiles {
+  std::vector<ModelFile> files;      ///< sorted by name
+  std::vector<FolderFile> kept_out;  ///< what else is in the folder, weights that are read, too
+};
+
+/// What a checkpoint made from the model in `folder` needs beside its tensors: config.json with
+/// `members`, and copies of what belongs to the model (list_folder_files()). Without members
+/// everything stays as it is; with any, files that describe another quantization are left out.
+/// Where `folder` is a file: config.json, if there is something to say in it. Throws io; bad_file
+/// where config.json is damaged.
+ModelFiles plan_model_files(const std::filesystem::path& folder, const JsonMembers& members);
 
 /// A folder's config.json; an empty object where there is none. Throws io, bad_file.
 nlohmann::ordered_json read_model_config(const std::filesystem::path& folder);

@@ -329,7 +329,16 @@ void CheckpointPlan::Data::plan_files() {
                             tensor.name, tensor.format->info().spec, first->format->info().spec,
                             first->name, layout->name()));
   }
-  model_files = io::plan_model_files(options.source, {{"quantization_config", config}});
+  io::ModelFiles beside = io::plan_model_files(options.source, {{"quantization_config", config}});
+  model_files = std::move(beside.files);
+  const auto is_read = [&](const std::filesystem::path& path) {
+    return std::any_of(source.files().begin(), source.files().end(), [&](const TensorFile& file) {
+      return std::filesystem::path(file.name()) == path;
+    });
+  };
+  for (io::FolderFile& file : beside.kept_out) {
+    if (!is_read(file.path)) kept_out.push_back({std::move(file.name), std::move(file.kept_out)});
+  }
   for (const io::ModelFile& file : model_files) files.push_back({file.name, file.bytes});
 
   std::vector<std::vector<TensorToWrite>> written;
@@ -367,6 +376,7 @@ CheckpointPlan::~CheckpointPlan() = default;
 
 const std::vector<PlannedTensor>& CheckpointPlan::tensors() const& { return data_->tensors; }
 const std::vector<PlannedFile>& CheckpointPlan::files() const& { return data_->files; }
+const std::vector<KeptOutFile>& CheckpointPlan::kept_out() const& { return data_->kept_out; }
 bool CheckpointPlan::exact() const { return data_->exact; }
 
 }  // namespace nybble

@@ -36,6 +36,7 @@ struct CheckpointPlan::Data {
   std::map<std::string, std::string> metadata;  ///< of every file
   std::vector<io::ModelFile> model_files;
   std::vector<PlannedFile> files;
+  std::vector<KeptOutFile> kept_out;
   bool exact = true;
 
  private:

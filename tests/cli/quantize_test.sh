@@ -67,7 +67,7 @@ for options in '--format int4' '--format nvfp4 --method clip:loss=plain' \
 done
 rm -rf made
 expect_same 'files of a small model' "$("$program" quantize "$model" --format int4 --dry-run |
-  sed -n 's/^\([^ ]*\): [0-9]* bytes$/\1/p' | paste -sd ' ' -)" 'config.json model.safetensors'
+  sed -n 's/^\([^ ]*\): [0-9]* bytes$/\1/p' | paste -sd ' ' -)" 'README.md config.json model.safetensors'
 "$program" quantize "$model" --format int4 --rule '*.o_proj=nf4/clip:loss=plain' --dry-run >table ||
   fail 'dry run'
 grep -q 'o_proj.weight *128 x 128 *nf4 *clip:loss=plain *9[0-9]* ' table || fail "table: $(cat table)"

@@ -47,8 +47,14 @@ struct PlannedTensor {
 
 /// A file that a run writes.
 struct PlannedFile {
-  std::string name;
+  std::string name;  ///< from the output's folder on
   std::size_t bytes = 0;
+};
+
+/// A file or, its name ending in '/', a folder beside the source's tensors that is not copied.
+struct KeptOutFile {
+  std::string name;
+  std::string reason;  ///< "weights", "hidden", "a log", ...
 };
 
 /// Everything that quantizing a checkpoint is going to do, decided and checked before any work.
@@ -77,6 +83,10 @@ class CheckpointPlan {
   /// Sorted by name. Sizes are at least these where exact() is false.
   [[nodiscard]] const std::vector<PlannedFile>& files() const&;
   const std::vector<PlannedFile>& files() && = delete;
+  /// What of the source's folder no file is made of, sorted by name. Whatever is not known to be
+  /// weights, logs, caches or hidden is copied.
+  [[nodiscard]] const std::vector<KeptOutFile>& kept_out() const&;
+  const std::vector<KeptOutFile>& kept_out() && = delete;
   [[nodiscard]] bool exact() const;
 
   struct Data;
