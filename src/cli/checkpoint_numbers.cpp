@@ -92,12 +92,10 @@ double CheckpointTotals::bits_per_weight() const {
   return weights == 0 ? 0 : layer_bits / static_cast<double>(weights);
 }
 
-std::size_t file_bytes(const std::string& path) {
-  namespace fs = std::filesystem;
-  if (!fs::is_directory(path)) return static_cast<std::size_t>(fs::file_size(path));
+std::size_t file_bytes(const QuantizedCheckpoint& checkpoint) {
   std::size_t bytes = 0;
-  for (const fs::directory_entry& file : fs::directory_iterator(path)) {
-    if (file.path().extension() == ".safetensors") bytes += file.file_size();
+  for (const std::filesystem::path& file : checkpoint.files()) {
+    bytes += static_cast<std::size_t>(std::filesystem::file_size(file));
   }
   return bytes;
 }

@@ -48,8 +48,8 @@ struct CheckpointTotals {
   [[nodiscard]] double bits_per_weight() const;
 };
 
-/// Bytes of the .safetensors files in a folder, or of the file.
-std::size_t file_bytes(const std::string& path);
+/// Bytes of the files it is in.
+std::size_t file_bytes(const QuantizedCheckpoint& checkpoint);
 
 Json json_of(const ValueStatistics& values);
 Json json_of(const LayerNumbers& layer);

@@ -55,7 +55,7 @@ Numbers measure_all(const Options& options, Executor& executor) {
                             options.glob, checkpoint.layers().size(), checkpoint.tensors().size(),
                             options.checkpoint.path));
   }
-  out.totals.file_bytes = file_bytes(options.checkpoint.path);
+  out.totals.file_bytes = file_bytes(checkpoint);
   return out;
 }
 

@@ -230,7 +230,7 @@ Json report_numbers(const ReportSources& sources, Executor& executor) {
   const QuantizedCheckpoint checkpoint(sources.checkpoint.path, sources.checkpoint.layout);
   const Errors errors = errors_of(checkpoint, sources.original, executor);
   CheckpointTotals totals;
-  totals.file_bytes = file_bytes(sources.checkpoint.path);
+  totals.file_bytes = file_bytes(checkpoint);
   std::map<std::string, FormatNumbers> formats;
   Json layers = Json::array();
   for (const auto& entry : checkpoint.layers()) {

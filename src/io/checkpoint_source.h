@@ -13,6 +13,7 @@ namespace nybble {
 struct QuantizedCheckpoint::Source {
   virtual ~Source() = default;
   std::vector<LayerEntry> layers;
+  std::vector<std::filesystem::path> files;
   std::vector<TensorEntry> tensors;
   std::vector<std::string> reasons;
   std::string claimed_method;

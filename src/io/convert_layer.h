@@ -6,8 +6,8 @@
 
 #include "nybble/executor.h"
 #include "nybble/io/convert.h"
-#include "nybble/io/gguf.h"
 #include "nybble/io/quantized_checkpoint.h"
+#include "src/io/gguf_model.h"
 #include "src/io/layout/layout.h"
 
 namespace nybble::io {
@@ -19,7 +19,7 @@ constexpr const char* kDropDetails =
 /// A checkpoint's own tensors, to compare with.
 struct SourceFiles {
   std::optional<Checkpoint> safetensors;
-  std::optional<GgufFile> gguf;
+  std::optional<GgufModel> gguf;
 
   explicit SourceFiles(const std::filesystem::path& path);
   /// All names in the order of the files.

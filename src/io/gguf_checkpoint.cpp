@@ -13,6 +13,7 @@
 #include "src/io/checked.h"
 #include "src/io/checkpoint_source.h"
 #include "src/io/gguf_blocks.h"
+#include "src/io/gguf_model.h"
 
 namespace nybble {
 namespace io {
@@ -22,7 +23,7 @@ constexpr std::string_view kWeight = ".weight";
 constexpr std::string_view kScale = ".scale";
 constexpr std::string_view kInputScale = ".input_scale";
 
-std::string where_of(const GgufFile& file, std::string_view tensor) {
+std::string where_of(const GgufModel& file, std::string_view tensor) {
   return fmt::format("{}: tensor {}", file.name(), quote(tensor));
 }
 
@@ -35,7 +36,7 @@ std::optional<std::string> module_of(const GgufTensor& tensor) {
 }
 
 /// The number in a tensor beside a layer's weight; nothing where there is no such tensor.
-std::optional<float> read_number(const GgufFile& file, const std::string& name) {
+std::optional<float> read_number(const GgufModel& file, const std::string& name) {
   const GgufTensor* const tensor = file.find(name);
   if (tensor == nullptr) return std::nullopt;
   const std::string where = where_of(file, name);
@@ -121,6 +122,7 @@ std::optional<TensorType> plain_type(GgufType type) {
 class GgufSource final : public QuantizedCheckpoint::Source {
  public:
   explicit GgufSource(const std::filesystem::path& path) : file_(path) {
+    for (const GgufFile& file : file_.files()) files.emplace_back(file.name());
     for (const auto& [key, value] : file_.values()) {
       if (auto text = value_text(value)) metadata.emplace(key, std::move(*text));
     }
@@ -150,8 +152,9 @@ class GgufSource final : public QuantizedCheckpoint::Source {
     }
     const auto architecture = metadata.find("general.architecture");
     reasons.push_back(
-        fmt::format("gguf: version {}, architecture {}", file_.version(),
-                    architecture == metadata.end() ? "not given" : quote(architecture->second)));
+        fmt::format("gguf: version {}, architecture {}{}", file_.version(),
+                    architecture == metadata.end() ? "not given" : quote(architecture->second),
+                    file_.is_split() ? fmt::format(", {} parts", file_.files().size()) : ""));
     reasons.push_back(fmt::format("gguf: {} layers ({})", layers.size(), layer_types.text()));
     reasons.push_back(
         fmt::format("gguf: {} other tensors ({})", tensors.size(), other_types.text()));
@@ -187,7 +190,7 @@ class GgufSource final : public QuantizedCheckpoint::Source {
   }
 
  private:
-  GgufFile file_;
+  GgufModel file_;
 };
 
 }  // namespace

@@ -36,6 +36,9 @@ QuantizedCheckpoint::QuantizedCheckpoint(QuantizedCheckpoint&&) noexcept = defau
 QuantizedCheckpoint& QuantizedCheckpoint::operator=(QuantizedCheckpoint&&) noexcept = default;
 QuantizedCheckpoint::~QuantizedCheckpoint() = default;
 
+const std::vector<std::filesystem::path>& QuantizedCheckpoint::files() const {
+  return source_->files;
+}
 const std::vector<QuantizedCheckpoint::LayerEntry>& QuantizedCheckpoint::layers() const {
   return source_->layers;
 }

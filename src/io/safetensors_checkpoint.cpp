@@ -33,6 +33,7 @@ class CheckpointTensors final : public TensorSource {
     return metadata_;
   }
   [[nodiscard]] const json& config() const override { return config_; }
+  [[nodiscard]] const std::vector<SafetensorsFile>& shards() const { return checkpoint_.shards(); }
 
  private:
   std::string where_;
@@ -45,6 +46,7 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
  public:
   SafetensorsSource(const std::filesystem::path& path, const std::string& layout)
       : source_(path), forced_(!layout.empty()) {
+    for (const SafetensorsFile& shard : source_.shards()) files.emplace_back(shard.name());
     metadata = source_.metadata();
     claimed_method = text_member(source_.config(), "quant_method");
     found_ = detect(source_, layout, reasons);

@@ -139,6 +139,8 @@ TEST_F(GgufCheckpoint, ReadsScalesAndOtherTensors) {
   EXPECT_EQ(checkpoint.read_f32("vector").size(), 64U);
   std::vector<float> storage;
   const auto raw = [&](const std::string& name) { return checkpoint.raw(name, storage); };
+  EXPECT_EQ(checkpoint.bytes("k").size(), gguf_block_bytes(GgufType::q6_k));
+  EXPECT_EQ(checkpoint.files(), std::vector<std::filesystem::path>{path()});
   EXPECT_EQ(raw("half").type, TensorType::f16);
   EXPECT_EQ(std::to_integer<char>(raw("half").bytes[5]), 'f');
   EXPECT_EQ(raw("brain").type, TensorType::bf16);

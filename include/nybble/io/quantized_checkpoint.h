@@ -15,7 +15,8 @@ namespace nybble {
 
 /// A checkpoint with 4-bit weights, whoever made it: GPTQ (v1 and v2), AutoAWQ (gemm and gemv),
 /// bitsandbytes, compressed-tensors, ModelOpt, gpt-oss, nybble itself (.safetensors or a folder of
-/// them, beside its config.json) or a .gguf file. Layers are read one at a time; files stay mapped.
+/// them, beside its config.json) or a .gguf file (any part of one that was split, beside the
+/// others). Layers are read one at a time; files stay mapped.
 class QuantizedCheckpoint {
  public:
   /// A quantized layer, and a tensor that is none.
@@ -41,6 +42,8 @@ class QuantizedCheckpoint {
   ~QuantizedCheckpoint();
 
   /// Sorted by name. Empty for a checkpoint of floats.
+  /// The files it is in.
+  [[nodiscard]] const std::vector<std::filesystem::path>& files() const;
   [[nodiscard]] const std::vector<LayerEntry>& layers() const;
   /// All other tensors, in the order of the files.
   [[nodiscard]] const std::vector<TensorEntry>& tensors() const;
