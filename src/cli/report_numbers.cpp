@@ -31,7 +31,7 @@ Errors errors_of(const QuantizedCheckpoint& checkpoint, const std::string& origi
   return out;
 }
 
-/// Adds "identical", "sqnr_db", ... of that name; null where there is nothing to compare with.
+/// Adds "same_values", "sqnr_db", ... of that name; null where there is nothing to compare with.
 void add_error(Json& json, const Errors& errors, const std::string& name) {
   const auto found = errors.find(name);
   const TensorDifference* difference = found == errors.end() ? nullptr : &found->second;
@@ -44,6 +44,9 @@ void add_error(Json& json, const Errors& errors, const std::string& name) {
   json["max_error"] = number(&ErrorMetrics::max_error);
   json["cosine"] = number(&ErrorMetrics::cosine);
   json["mse"] = number(&ErrorMetrics::mse);
+  const bool compared =
+      difference != nullptr && difference->pair.a.kind != TensorPair::Side::Kind::missing;
+  json["reason"] = compared && !difference->reason.empty() ? Json(difference->reason) : Json();
 }
 
 /// All layers of one format.

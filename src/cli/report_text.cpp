@@ -61,7 +61,8 @@ std::string sqnr_text(const Json& entry) {
     return entry[key].is_boolean() && entry[key].get<bool>();
   };
   if (is_true("same_values")) return "exact";
-  return is_true("equal") ? "exact but for signs of zeros" : decibels(entry["sqnr_db"]);
+  if (is_true("equal")) return "exact but for signs of zeros";
+  return entry["reason"].is_string() ? "not comparable" : decibels(entry["sqnr_db"]);
 }
 
 std::string shape_of(const Json& entry) {

@@ -15,7 +15,7 @@ const char* report_style();
 std::string number(const Json& value);
 /// Two decimals; "-" for null.
 std::string decibels(const Json& value);
-/// SQNR of a layer or tensor: no error is infinite, and null in JSON.
+/// SQNR of a layer or tensor: no error is infinite, and null in JSON, as where there are no values.
 std::string sqnr_text(const Json& entry);
 /// "24 x 64", its shape.
 std::string shape_of(const Json& entry);

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,8 @@ namespace nybble {
 /// What a kind of file gives a QuantizedCheckpoint.
 struct QuantizedCheckpoint::Source {
   virtual ~Source() = default;
-  std::vector<LayerEntry> layers;
   std::vector<std::filesystem::path> files;
+  std::vector<LayerEntry> layers;
   std::vector<TensorEntry> tensors;
   std::vector<std::string> reasons;
   std::string claimed_method;
@@ -21,6 +22,7 @@ struct QuantizedCheckpoint::Source {
   /// The index is that of `layers` and `tensors`.
   [[nodiscard]] virtual StoredLayer read(std::size_t layer) const = 0;
   [[nodiscard]] virtual std::vector<float> read_f32(std::size_t tensor) const = 0;
+  [[nodiscard]] virtual std::span<const std::byte> bytes(std::size_t tensor) const = 0;
   [[nodiscard]] virtual TensorView raw(std::size_t tensor, std::vector<float>& storage) const = 0;
 };
 

@@ -66,8 +66,7 @@ bool same_scales(const std::optional<TensorScale>& a, const std::optional<Tensor
 /// One side of a pair, read.
 struct Read {
   std::optional<StoredLayer> layer;
-  TensorView tensor;           ///< where it is no layer
-  std::vector<float> storage;  ///< of `tensor`, where the file's type has no other form
+  std::span<const std::byte> bytes;  ///< where it is no layer
 };
 
 Read read(const QuantizedCheckpoint& checkpoint, Side& side) {
@@ -76,7 +75,7 @@ Read read(const QuantizedCheckpoint& checkpoint, Side& side) {
     out.layer = checkpoint.read(side.name);
     side.what += " " + out.layer->weight.format.info().spec;
   } else {
-    out.tensor = checkpoint.raw(side.name, out.storage);
+    out.bytes = checkpoint.bytes(side.name);
   }
   return out;
 }
@@ -232,9 +231,8 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
   if (from.layer && to.layer) {
     out.identical = same_stored(*from.layer, *to.layer);
   } else if (!from.layer && !to.layer) {
-    out.identical =
-        pair.a.what == pair.b.what && std::equal(from.tensor.bytes.begin(), from.tensor.bytes.end(),
-                                                 to.tensor.bytes.begin(), to.tensor.bytes.end());
+    out.identical = pair.a.what == pair.b.what && std::equal(from.bytes.begin(), from.bytes.end(),
+                                                             to.bytes.begin(), to.bytes.end());
   }
   if (out.identical) {
     out.same_values = true;
@@ -248,7 +246,7 @@ TensorDifference compare(const QuantizedCheckpoint& a, const QuantizedCheckpoint
     x = values_of(a, pair.a, std::move(from), executor);
     y = values_of(b, pair.b, std::move(to), executor);
   } catch (const Error& error) {
-    // Integers: nothing but their bytes to compare.
+    // Of integers and of types that are not decoded there are only the bytes to compare.
     if (error.code() != ErrorCode::unsupported) throw;
     out.reason = error.what();
     return out;

@@ -180,6 +180,9 @@ class GgufSource final : public QuantizedCheckpoint::Source {
     const GgufTensor& found = file_.at(tensors[tensor].name);
     return decode_gguf(found, where_of(file_, found.name));
   }
+  [[nodiscard]] std::span<const std::byte> bytes(std::size_t tensor) const override {
+    return file_.at(tensors[tensor].name).bytes;
+  }
   [[nodiscard]] TensorView raw(std::size_t tensor, std::vector<float>& storage) const override {
     const GgufTensor& found = file_.at(tensors[tensor].name);
     if (const auto type = plain_type(found.type)) {

@@ -51,6 +51,8 @@ constexpr TypeRow kTypes[] = {
     {GgufType::tq2_0, "TQ2_0", 256, 66},
     {GgufType::mxfp4, "MXFP4", 32, 17},
     {GgufType::nvfp4, "NVFP4", 64, 36},
+    {GgufType::q1_0, "Q1_0", 128, 18},
+    {GgufType::q2_0, "Q2_0", 64, 18},
 };
 
 const TypeRow* find_row(std::uint32_t number) {

@@ -57,6 +57,9 @@ StoredLayer QuantizedCheckpoint::read(const std::string& layer) const {
 std::vector<float> QuantizedCheckpoint::read_f32(const std::string& tensor) const {
   return source_->read_f32(index_of(source_->tensors, tensor, "tensor"));
 }
+std::span<const std::byte> QuantizedCheckpoint::bytes(const std::string& tensor) const {
+  return source_->bytes(index_of(source_->tensors, tensor, "tensor"));
+}
 TensorView QuantizedCheckpoint::raw(const std::string& tensor, std::vector<float>& storage) const {
   return source_->raw(index_of(source_->tensors, tensor, "tensor"), storage);
 }

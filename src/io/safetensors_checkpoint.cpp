@@ -77,6 +77,9 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
   [[nodiscard]] std::vector<float> read_f32(std::size_t tensor) const override {
     return to_f32(*source_.find(tensors[tensor].name));
   }
+  [[nodiscard]] std::span<const std::byte> bytes(std::size_t tensor) const override {
+    return source_.find(tensors[tensor].name)->bytes;
+  }
   [[nodiscard]] TensorView raw(std::size_t tensor, std::vector<float>& /*storage*/) const override {
     return *source_.find(tensors[tensor].name);
   }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "nybble/io/gguf.h"
 #include "nybble/io/safetensors.h"
 #include "nybble/numeric/bfloat16.h"
 #include "tests/io/temporary_folder.h"
@@ -62,6 +63,43 @@ TEST(Compare, TheSameBytesAreIdentical) {
     EXPECT_TRUE(found.identical) << found.pair.name;
     EXPECT_TRUE(found.same_values) << found.pair.name;
     EXPECT_EQ(found.error->sqnr_db, INFINITY) << found.pair.name;
+  }
+}
+
+TEST(Compare, BlocksThatAreNotDecodedAreComparedByTheirBytes) {
+  const test::TemporaryFolder folder;
+  for (const GgufType type :
+       {GgufType::q5_0, GgufType::q5_1, GgufType::q2_k, GgufType::q3_k, GgufType::q5_k,
+        GgufType::q6_k, GgufType::iq2_xxs, GgufType::iq2_xs, GgufType::iq2_s, GgufType::iq3_xxs,
+        GgufType::iq3_s, GgufType::iq1_s, GgufType::iq1_m, GgufType::tq1_0, GgufType::tq2_0,
+        GgufType::q1_0, GgufType::q2_0, GgufType::i32}) {
+    SCOPED_TRACE(gguf_type_name(type));
+    const std::vector<std::size_t> shape = {256};
+    std::vector<std::byte> bytes(256 / gguf_block_values(type) * gguf_block_bytes(type));
+    for (const char* name : {"a.gguf", "b.gguf"}) {
+      GgufWriter writer(folder / name);
+      writer.add("k", type, shape, bytes);
+      writer.finish();
+      bytes[1] = std::byte{1};
+    }
+    const auto same =
+        differences(QuantizedCheckpoint(folder / "a.gguf"), QuantizedCheckpoint(folder / "a.gguf"));
+    ASSERT_EQ(same.size(), 1U);
+    EXPECT_TRUE(same[0].identical);
+    const auto other =
+        differences(QuantizedCheckpoint(folder / "a.gguf"), QuantizedCheckpoint(folder / "b.gguf"));
+    ASSERT_EQ(other.size(), 1U);
+    EXPECT_FALSE(other[0].identical);
+    EXPECT_FALSE(other[0].equal);
+    EXPECT_FALSE(other[0].error.has_value());
+    EXPECT_NE(other[0].reason.find(gguf_type_name(type)), std::string::npos) << other[0].reason;
+    // Beside one that has values.
+    const auto floats =
+        differences(checkpoint(folder / "f.safetensors",
+                               {{"k", TensorType::f32, {256}, std::vector<float>(256)}}),
+                    QuantizedCheckpoint(folder / "b.gguf"));
+    EXPECT_FALSE(floats[0].error.has_value());
+    EXPECT_NE(floats[0].reason, "");
   }
 }
 

@@ -57,6 +57,8 @@ enum class GgufType : std::uint32_t {
   tq2_0 = 35,
   mxfp4 = 39,
   nvfp4 = 40,
+  q1_0 = 41,
+  q2_0 = 42,
 };
 
 /// The name ggml gives the type: "Q4_K".

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,9 @@ class QuantizedCheckpoint {
   QuantizedCheckpoint& operator=(QuantizedCheckpoint&&) noexcept;
   ~QuantizedCheckpoint();
 
-  /// Sorted by name. Empty for a checkpoint of floats.
   /// The files it is in.
   [[nodiscard]] const std::vector<std::filesystem::path>& files() const;
+  /// Sorted by name. Empty for a checkpoint of floats.
   [[nodiscard]] const std::vector<LayerEntry>& layers() const;
   /// All other tensors, in the order of the files.
   [[nodiscard]] const std::vector<TensorEntry>& tensors() const;
@@ -60,6 +61,8 @@ class QuantizedCheckpoint {
   [[nodiscard]] StoredLayer read(const std::string& layer) const;
   /// Another tensor as f32, decoded where its type is one of GGUF's blocks.
   [[nodiscard]] std::vector<float> read_f32(const std::string& tensor) const;
+  /// Another tensor's bytes as they are in the file, whatever its type.
+  [[nodiscard]] std::span<const std::byte> bytes(const std::string& tensor) const;
   /// Another tensor as it is in the file; types that safetensors does not have become F32 (into
   /// `storage`, which the result then points to).
   [[nodiscard]] TensorView raw(const std::string& tensor, std::vector<float>& storage) const;
