@@ -29,6 +29,11 @@ constexpr const char* kScale = ".weight_scale";
 constexpr const char* kShape = ".weight_shape";
 constexpr const char* kZeroPoint = ".weight_zero_point";
 constexpr const char* kGroupIndex = ".weight_g_idx";
+/// Of a layer whose g_idx is there, but says nothing: -1 throughout, columns as they come.
+constexpr const char* kGroupIndexDetail = "compressed_tensors.g_idx";
+constexpr const char* kNoOrder = "-1";
+/// Of a layer whose g_idx is not I32.
+constexpr const char* kGroupIndexType = "compressed_tensors.g_idx_type";
 constexpr std::size_t kPerWord = 8;
 /// The code of 0 without zero points.
 constexpr std::uint8_t kMiddle = 8;
@@ -75,6 +80,12 @@ bool is_other_width(const TensorSource& source, const std::string& module,
   return false;
 }
 
+/// Whether its file says which group each column is in, or that they come in their order.
+bool has_group_index(const StoredLayer& layer) {
+  return !layer.transforms.permutation.source.empty() ||
+         detail(layer, kGroupIndexDetail) == kNoOrder;
+}
+
 class Int4Packed final : public RefusingLayout {
  public:
   [[nodiscard]] std::string name() const override { return "compressed_tensors"; }
@@ -104,7 +115,7 @@ class Int4Packed final : public RefusingLayout {
   }
 
   void amend(ordered_json& config, const StoredLayer& layer) const override {
-    if (layer.transforms.permutation.source.empty()) return;
+    if (!has_group_index(layer)) return;
     config["config_groups"]["group_0"]["weights"]["actorder"] = "group";
   }
 
@@ -188,16 +199,17 @@ void read_zero_points(const TensorSource& source, const TensorView& tensor, Quan
   }
 }
 
-/// Columns by group, in each as they were: codes of a group then lie together. Throws bad_file for
-/// a group there is not, unsupported where groups are not of the same size.
+/// Columns by group, in each as they were: codes of a group then lie together. None where all are
+/// -1. Throws bad_file for a group there is not, unsupported where groups are not of the same size.
 Permutation read_group_index(const TensorSource& source, const TensorView& tensor,
                              const QuantizedMatrix& m) {
-  const auto index = elements<std::int32_t>(tensor);
+  const std::vector<std::int64_t> index = index_elements(tensor);
+  if (std::all_of(index.begin(), index.end(), [](auto group) { return group == -1; })) return {};
   for (std::size_t k = 0; k < index.size(); ++k) {
     if (index[k] >= 0 && static_cast<std::size_t>(index[k]) < m.groups) continue;
-    throw bad_tensor(
-        source, tensor.name,
-        fmt::format("is {} at [{}], expected a group from 0 to {}", index[k], k, m.groups - 1));
+    throw bad_tensor(source, tensor.name,
+                     fmt::format("is {} at [{}], expected a group from 0 to {}, or -1 for all",
+                                 index[k], k, m.groups - 1));
   }
   Permutation permutation;
   permutation.source.resize(index.size());
@@ -278,13 +290,17 @@ StoredLayer Int4Packed::read(const TensorSource& source, const Module& module) c
     const Shape zero_shape = {divide_up(rows, kPerWord), groups};
     read_zero_points(source, source.expect(name + kZeroPoint, TensorType::i32, zero_shape), weight);
   }
-  Transforms transforms;
+  StoredLayer layer{name, *shape, std::move(weight), {}};
+  std::vector<std::uint32_t>& columns = layer.transforms.permutation.source;
   if (source.find(name + kGroupIndex) != nullptr) {
-    const TensorView& index = source.expect(name + kGroupIndex, TensorType::i32, Shape{cols});
-    transforms.permutation = read_group_index(source, index, weight);
+    const TensorView& index =
+        expect_any(source, name + kGroupIndex, {TensorType::i32, TensorType::i64}, Shape{cols});
+    columns = read_group_index(source, index, layer.weight).source;
+    if (columns.empty()) layer.details[kGroupIndexDetail] = kNoOrder;
+    if (index.type == TensorType::i64) layer.details[kGroupIndexType] = kWideIndex;
   }
-  read_codes(source, packed, transforms.permutation.source, weight);
-  return {name, *shape, std::move(weight), std::move(transforms)};
+  read_codes(source, packed, columns, layer.weight);
+  return layer;
 }
 
 std::string Int4Packed::refusal(const AnyFormat& format, std::span<const std::size_t> shape) const {
@@ -336,11 +352,12 @@ OwnedTensor packed_zero_points(const StoredLayer& layer) {
 
 OwnedTensor group_index(const StoredLayer& layer) {
   const QuantizedMatrix& m = layer.weight;
-  std::vector<std::int32_t> index(m.cols);
-  for (std::size_t j = 0; j < m.cols; ++j) {
-    index[layer.transforms.permutation.source[j]] = static_cast<std::int32_t>(j / m.group);
+  const std::vector<std::uint32_t>& columns = layer.transforms.permutation.source;
+  std::vector<std::int64_t> index(m.cols, -1);
+  for (std::size_t j = 0; j < columns.size(); ++j) {
+    index[columns[j]] = static_cast<std::int64_t>(j / m.group);
   }
-  return owned_tensor(layer.name + kGroupIndex, TensorType::i32, {m.cols}, index);
+  return index_tensor(layer.name + kGroupIndex, detail(layer, kGroupIndexType), index);
 }
 
 WrittenLayer Int4Packed::write(const StoredLayer& layer) const {
@@ -357,7 +374,7 @@ WrittenLayer Int4Packed::write(const StoredLayer& layer) const {
   out.tensors.push_back(owned_tensor(layer.name + kShape, TensorType::i64, {2},
                                      std::vector<std::uint64_t>{m.rows, m.cols}));
   if (!m.zero_points.empty()) out.tensors.push_back(packed_zero_points(layer));
-  if (!layer.transforms.permutation.source.empty()) out.tensors.push_back(group_index(layer));
+  if (has_group_index(layer)) out.tensors.push_back(group_index(layer));
   return out;
 }
 

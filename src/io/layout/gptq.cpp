@@ -25,6 +25,8 @@ constexpr std::uint32_t kOnes = 0x11111111;
 constexpr std::uint32_t kEights = 0x88888888;
 constexpr std::size_t kJudgedModules = 64;
 constexpr const char* kGroupIndexDetail = "gptq.g_idx";
+/// Of a layer whose g_idx is not I32.
+constexpr const char* kGroupIndexType = "gptq.g_idx_type";
 constexpr std::array kScaleTypes = {TensorType::f16, TensorType::bf16, TensorType::f32};
 
 ScaleType scale_type(TensorType type) {
@@ -67,17 +69,16 @@ std::size_t group_from_shape(const TensorSource& source, const std::string& laye
 Grouping read_group_index(const TensorSource& source, const std::string& layer,
                           const TensorView& tensor, std::size_t groups) {
   const std::size_t cols = tensor.shape[0];
-  std::vector<std::uint32_t> group_of(cols);
+  const std::vector<std::int64_t> group_of = index_elements(tensor);
   std::vector<std::size_t> counts(groups);
   for (std::size_t k = 0; k < cols; ++k) {
-    group_of[k] = load_word(tensor.bytes, k);
-    if (group_of[k] >= groups) {
-      throw Error(
-          ErrorCode::bad_file,
-          fmt::format("{}: tensor {} has {} at {}, expected 0 to {}", source.where(),
-                      quote(tensor.name), static_cast<std::int32_t>(group_of[k]), k, groups - 1));
+    const auto group = static_cast<std::size_t>(group_of[k]);  // of a negative: far too many
+    if (group >= groups) {
+      throw Error(ErrorCode::bad_file,
+                  fmt::format("{}: tensor {} has {} at {}, expected 0 to {}", source.where(),
+                              quote(tensor.name), group_of[k], k, groups - 1));
     }
-    ++counts[group_of[k]];
+    ++counts[group];
   }
   Grouping out;
   out.group = groups == 1 ? single_group(source.config(), cols) : counts[0];
@@ -211,13 +212,14 @@ StoredLayer GptqLayout::read(const TensorSource& source, const Module& module) c
   }
   const TensorView& qzeros = source.expect(module.name + ".qzeros", TensorType::i32,
                                            std::array{groups, rows / kCodesPerWord});
-  const bool has_index = source.find(module.name + ".g_idx") != nullptr;
-  const Grouping grouping =
-      has_index
-          ? read_group_index(
-                source, layer,
-                source.expect(module.name + ".g_idx", TensorType::i32, std::array{cols}), groups)
-          : Grouping{group_from_shape(source, layer, cols, groups), {}};
+  const std::string index_name = module.name + ".g_idx";
+  const TensorView* const index =
+      source.find(index_name) == nullptr
+          ? nullptr
+          : &expect_any(source, index_name, {TensorType::i32, TensorType::i64}, std::array{cols});
+  const Grouping grouping = index != nullptr
+                                ? read_group_index(source, layer, *index, groups)
+                                : Grouping{group_from_shape(source, layer, cols, groups), {}};
 
   const ScaleType type = scale_type(scales.type);
   QuantizedMatrix matrix =
@@ -234,7 +236,11 @@ StoredLayer GptqLayout::read(const TensorSource& source, const Module& module) c
 
   StoredLayer out{module.name, {rows, cols}, std::move(matrix), {}};
   out.transforms.permutation.source = grouping.permutation;
-  if (!has_index) out.details[kGroupIndexDetail] = "none";
+  if (index == nullptr) {
+    out.details[kGroupIndexDetail] = "none";
+  } else if (index->type == TensorType::i64) {
+    out.details[kGroupIndexType] = kWideIndex;
+  }
   return out;
 }
 
@@ -251,11 +257,11 @@ WrittenLayer GptqLayout::write(const StoredLayer& layer) const {
   const std::size_t words = matrix.cols / kCodesPerWord;
   const std::vector<std::uint32_t>& permutation = layer.transforms.permutation.source;
 
-  OwnedTensor group_index = make_tensor(layer.name + ".g_idx", TensorType::i32, {matrix.cols});
+  std::vector<std::int64_t> group_index(matrix.cols);
   std::vector<std::uint32_t> stored_at(permutation.size());
   for (std::size_t k = 0; k < matrix.cols; ++k) {
     const std::size_t column = permutation.empty() ? k : permutation[k];
-    store_word(group_index.bytes, column, static_cast<std::uint32_t>(k / matrix.group));
+    group_index[column] = static_cast<std::int64_t>(k / matrix.group);
     if (!permutation.empty()) stored_at[column] = static_cast<std::uint32_t>(k);
   }
   if (!permutation.empty()) permute_rows(matrix, stored_at);
@@ -277,7 +283,8 @@ WrittenLayer GptqLayout::write(const StoredLayer& layer) const {
 
   WrittenLayer out;
   if (!permutation.empty() || detail(layer, kGroupIndexDetail) != "none") {
-    out.tensors.push_back(std::move(group_index));
+    out.tensors.push_back(
+        index_tensor(layer.name + ".g_idx", detail(layer, kGroupIndexType), group_index));
   }
   out.tensors.push_back(std::move(qweight));
   out.tensors.push_back(std::move(qzeros));

@@ -65,6 +65,22 @@ float expect_positive(const TensorSource& source, const std::string& name,
   return value;
 }
 
+std::vector<std::int64_t> index_elements(const TensorView& tensor) {
+  if (tensor.type == TensorType::i64) return elements<std::int64_t>(tensor);
+  const auto narrow = elements<std::int32_t>(tensor);
+  return {narrow.begin(), narrow.end()};
+}
+
+OwnedTensor index_tensor(std::string name, const std::string& type,
+                         const std::vector<std::int64_t>& index) {
+  if (type == kWideIndex) {
+    return owned_tensor(std::move(name), TensorType::i64, {index.size()}, index);
+  }
+  std::vector<std::int32_t> narrow;
+  for (const std::int64_t group : index) narrow.push_back(static_cast<std::int32_t>(group));
+  return owned_tensor(std::move(name), TensorType::i32, {narrow.size()}, narrow);
+}
+
 void RefusingLayout::check(const AnyFormat& format, std::span<const std::size_t> shape) const {
   const std::string why = refusal(format, shape);
   if (!why.empty()) throw Error(ErrorCode::unsupported, fmt::format("layout {}: {}", name(), why));

@@ -70,6 +70,14 @@ OwnedTensor owned_tensor(std::string name, TensorType type, std::vector<std::siz
   return {std::move(name), type, std::move(shape), {bytes.begin(), bytes.end()}};
 }
 
+/// The type that some tools write an index of groups in, as a detail; I32 is usual.
+inline constexpr const char* kWideIndex = "I64";
+/// The elements of an index of groups, I32 or I64.
+std::vector<std::int64_t> index_elements(const TensorView& tensor);
+/// The same written again: `type` is kWideIndex, or anything else for I32, which must hold them.
+OwnedTensor index_tensor(std::string name, const std::string& type,
+                         const std::vector<std::int64_t>& index);
+
 /// Whether `holds` is true of the first bytes (4096 of each module, for files larger than memory)
 /// of all tensors module + suffix; false where one is missing.
 template <class Holds>

@@ -180,6 +180,48 @@ TEST(CompressedTensorsLayout, KeepsAnOrderOfColumnsAndWhoseGroupsTheyAre) {
   }
 }
 
+TEST(CompressedTensorsLayout, AnOrderOfMinusOneIsTheColumnsOwn) {
+  for (const TensorType type : {TensorType::i32, TensorType::i64}) {
+    Reference reference(9, 100, 32, false, 3);
+    WrittenLayer file = reference.file("m.q", true, false);
+    const std::size_t bytes = 100 * tensor_type_bits(type) / 8;
+    file.tensors.push_back(
+        {"m.q.weight_g_idx", type, {100}, std::vector<std::byte>(bytes, std::byte{0xFF})});
+    const StoredLayer layer = read_back(layout(), file);
+    EXPECT_TRUE(layer.transforms.permutation.source.empty());
+    for (std::size_t n = 0; n < 9; ++n) {
+      for (std::size_t k = 0; k < 100; ++k) {
+        ASSERT_EQ(layer.weight.value(n, k), reference.value(n, k));
+      }
+    }
+    expect_same_tensors(layout().write(layer), file);
+    nlohmann::ordered_json config = layout().config(layer.weight.format, {});
+    layout().amend(config, layer);
+    EXPECT_EQ(config["config_groups"]["group_0"]["weights"]["actorder"], "group");
+    // Layout nybble keeps what says so.
+    const io::Layout& ours = io::find_layout("nybble");
+    expect_same_tensors(layout().write(read_back(ours, ours.write(layer))), file);
+  }
+}
+
+TEST(CompressedTensorsLayout, AnOrderMayBeInWiderNumbers) {
+  Reference reference(4, 64, 16, true, 3);
+  std::reverse(reference.index.begin(), reference.index.end());
+  WrittenLayer file = reference.file("m.q", false, false);
+  file.tensors.push_back(
+      tensor("m.q.weight_g_idx", TensorType::i64, {64},
+             std::vector<std::int64_t>(reference.index.begin(), reference.index.end())));
+  const StoredLayer layer = read_back(layout(), file);
+  const std::vector<std::uint32_t>& source = layer.transforms.permutation.source;
+  for (std::size_t j = 0; j < 64; ++j) {
+    EXPECT_EQ(layer.weight.value(3, j), reference.value(3, source[j]));
+  }
+  expect_same_tensors(layout().write(layer), file);
+  const std::int64_t far = std::int64_t{1} << 32;  // 0 in 32 bits
+  expect_damage(layout(), file, "m.q.weight_g_idx", {"is 4294967296 at [4]", "0 to 3"},
+                [&](OwnedTensor& t) { std::memcpy(t.bytes.data() + 32, &far, 8); });
+}
+
 TEST(CompressedTensorsLayout, NamesTheTensorThatIsMissingOrOfAnotherTypeOrShape) {
   const WrittenLayer file = Reference(9, 64, 16, false, 3).file("m.q", true, true);
   expect_tensors_are_checked(layout(), file, {"m.q.weight_packed"},

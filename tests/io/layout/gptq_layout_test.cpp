@@ -229,6 +229,18 @@ TEST(GptqLayout, SymmetricLayersHaveZeroPointsOfEight) {
   }
 }
 
+TEST(GptqLayout, AGIdxOfWiderNumbersIsWrittenAgainAsOne) {
+  Plain plain = random_plain(8, 64, 32, 1);
+  shuffle_groups(plain, 3);
+  const WrittenLayer narrow = file_of(plain, true);
+  const std::vector<std::int64_t> wide(plain.group_of.begin(), plain.group_of.end());
+  const WrittenLayer file =
+      with(narrow, tensor_from(kName + ".g_idx", TensorType::i64, {64}, wide));
+  const StoredLayer layer = read_back(gptq(true), file);
+  expect_same_layer(layer, read_back(gptq(true), narrow), "as I32");
+  expect_same_tensors(gptq(true).write(layer), file, "as I64");
+}
+
 TEST(GptqLayout, AFileWithoutGIdxIsWrittenWithoutOne) {
   const WrittenLayer whole = file_of(random_plain(8, 64, 32, 1), true);
   const WrittenLayer file = without(whole, kName + ".g_idx");
@@ -303,7 +315,7 @@ TEST(GptqLayout, DamagedTensorsAreNamed) {
   expect_bad(with(good, zero_tensor(kName + ".scales", TensorType::f16, {65, 16})),
              {kName + ".scales", "at most 64"});
   expect_bad(with(good, zero_tensor(kName + ".g_idx", TensorType::i32, {63})), {kName + ".g_idx"});
-  expect_bad(with(good, zero_tensor(kName + ".g_idx", TensorType::i64, {64})), {kName + ".g_idx"});
+  expect_bad(with(good, zero_tensor(kName + ".g_idx", TensorType::u32, {64})), {kName + ".g_idx"});
   // Eight-bit codes of 32 columns look like four-bit ones of 64, but for the zero points.
   WrittenLayer eight = without(good, kName + ".g_idx");
   expect_bad(with(eight, zero_tensor(kName + ".qzeros", TensorType::i32, {2, 4})),
