@@ -72,7 +72,11 @@ struct Encoder {
     const F by =
         select(greater(x, zero()), set1(choice.encode_positive), set1(choice.encode_negative));
     F z = reciprocal ? mul(x, by) : div(x, by);
-    z = select(equal(x, zero()), zero(), z);  // 0 / 0 and 0 * Inf
+    // 0 / 0 and 0 * Inf are 0; zero_scaled() in format/element.h says where a zero is NaN.
+    const bool negative_alone = choice.encode_negative != choice.encode_negative &&
+                                choice.encode_positive == choice.encode_positive;
+    const float of_zero = negative_alone ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
+    z = select(equal(x, zero()), set1(of_zero), z);
     if (zero_point) {
       // max(a, b) is b where a is NaN.
       const F code = max(add(round_even(z), set1(choice.scale.zero)), zero());

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +15,7 @@
 #include "tests/io/temporary_folder.h"
 #include "tests/quantize/naive_quantize.h"
 #include "tests/support/all_specs.h"
+#include "tests/support/forced_target.h"
 #include "tests/support/kernel_reach.h"
 #include "tests/support/random.h"
 #include "tests/support/thread_executor.h"
@@ -44,27 +44,6 @@ void expect_same(const QuantizedMatrix& got, const QuantizedMatrix& expected,
   EXPECT_EQ(bits_of(got.nested_scales), bits_of(expected.nested_scales)) << label;
   EXPECT_EQ(got.nested_offset, expected.nested_offset) << label;
 }
-
-/// Forces a kernel target for as long as it lives.
-class ForcedTarget {
- public:
-  explicit ForcedTarget(const std::string& name) {
-    if (const char* before = ::getenv("NYBBLE_TARGET")) before_ = before;
-    ::setenv("NYBBLE_TARGET", name.c_str(), 1);
-  }
-  ForcedTarget(const ForcedTarget&) = delete;
-  ForcedTarget& operator=(const ForcedTarget&) = delete;
-  ~ForcedTarget() {
-    if (before_.empty()) {
-      ::unsetenv("NYBBLE_TARGET");
-    } else {
-      ::setenv("NYBBLE_TARGET", before_.c_str(), 1);
-    }
-  }
-
- private:
-  std::string before_;
-};
 
 /// 3 x 172: full groups, a short tail of 12 at group 32, and none that is a multiple of 64.
 constexpr std::size_t kRows = 3;

@@ -19,8 +19,10 @@ inline constexpr char kAmxfp4Name[] = "amxfp4";
 /// As the reference (MX-QLLM) stores them: the positive scale is 0 when nothing is positive; the
 /// negative one, which zeros use too, is 1 when nothing is negative and 0 when everything is
 /// positive. E5M2 reaches from 4.6e-5 to 344064 in group maxima: below, a sign flushes to zero,
-/// above, values clip. `tensor_range` adds a power-of-two tensor scale that moves any tensor's
-/// maximum to 2^13 .. 2^14 scales, for which 28 octaves of normal range remain below (E4M3: to 2^7
+/// above, values clip. Where E8M0's rule leaves f32 (`even` from 1.75 * 2^127) the scale is NaN and
+/// so are the elements of that sign alone. `tensor_range` adds a power-of-two tensor scale that
+/// moves any tensor's maximum to 2^13 .. 2^14 scales, for which 28 octaves of normal range remain
+/// below (E4M3: to 2^7
 /// .. 2^8, and 14 octaves).
 struct SignSplitScale : PlainRule {
   ScaleType type = ScaleType::e5m2;
@@ -59,6 +61,10 @@ struct SignSplitScale : PlainRule {
     }
     out.encode_positive = out.scale.positive * tensor.scale;
     out.encode_negative = out.scale.negative * tensor.scale;
+    // Divided by NaN, positive elements would get the lowest level, whose sign has the other scale.
+    if (std::isnan(out.scale.positive) && !std::isnan(out.scale.negative)) {
+      out.encode_positive = std::numeric_limits<float>::min();
+    }
     return out;
   }
 

@@ -105,10 +105,19 @@ constexpr std::uint8_t encode_scaled(const EncodeTable& table, float z) {
   return table.code[rank];
 }
 
-/// Scalar encode of x under a chosen scale. A zero is a zero whatever its scale (0/0 included).
+/// The scaled value of a zero: zero whatever its scale (0/0 included). Only where negative elements
+/// alone have a NaN for a scale it is NaN too, and so gets the lowest level, which has that scale:
+/// zeros belong to the negative ones.
+inline float zero_scaled(const ScaleChoice& choice) {
+  const bool negative_alone =
+      std::isnan(choice.encode_negative) && !std::isnan(choice.encode_positive);
+  return negative_alone ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
+}
+
+/// Scalar encode of x under a chosen scale.
 inline std::uint8_t encode_value(const EncodeTable& table, const ScaleChoice& choice, float x) {
   const float by = x > 0 ? choice.encode_positive : choice.encode_negative;
-  float z = 0;
+  float z = zero_scaled(choice);
   if (x != 0) z = table.reciprocal ? x * by : x / by;
   if (table.layout != ScaleLayout::zero_point) return encode_scaled(table, z);
   const float code = std::nearbyint(z) + choice.scale.zero;
