@@ -14,6 +14,7 @@
 #include "src/quantize/checkpoint_plan.h"
 #include "src/quantize/content_hash.h"
 #include "src/quantize/file_rows.h"
+#include "src/quantize/flushed_groups.h"
 #include "src/quantize/run_executor.h"
 #include "src/quantize/transposed_rows.h"
 #include "src/quantize/work_folder.h"
@@ -216,6 +217,8 @@ class Run {
     if (tensor.method == "rtn") {
       out.stored.weight =
           quantize_rtn(rows, *tensor.format, executor_, {.tensor_name = tensor.name}, &out.error);
+      refuse_flushed(rows, *tensor.format, out.stored.weight.tensor, out.error.signal, tensor.name,
+                     executor_);
       return out;
     }
     std::optional<Calibration> calibration;

@@ -11,6 +11,7 @@
 #include "nybble/error.h"
 #include "nybble/quantize/method.h"
 #include "src/linalg/dense.h"
+#include "src/quantize/flushed_groups.h"
 #include "src/quantize/hessian.h"
 #include "src/quantize/row_codes.h"
 #include "src/transform/apply.h"
@@ -144,6 +145,12 @@ QuantizedLayer quantize_layer(std::vector<float>&& weight, std::size_t rows, std
     const bool changes_input = step->may_change_input(options.activations.has_value()).any();
     state.transformed = state.transformed || changes_input;
   }
+  double signal = 0;
+  for (const float value : state.weight) {
+    signal += static_cast<double>(value) * static_cast<double>(value);
+  }
+  refuse_flushed(MatrixRows(state.view()), format, state.quantized->tensor, signal, options.name,
+                 executor);
   const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begun;
   return {std::move(*state.quantized), std::move(state.transforms), std::move(state.decisions),
           time.count()};

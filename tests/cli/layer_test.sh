@@ -116,6 +116,22 @@ for line in 'weights  *24 x 64' 'format  *int4' 'method  *gptq' 'activations  *i
   grep -q "^$line" out || fail "layer as text: no '$line'"
 done
 
+# No output is one of the inputs.
+for input in w x t; do
+  expect_exit 2 "in/$input.npy: is the input" layer --weights in/w.npy --calibration in/x.npy \
+    --test in/t.npy --format int4 --out in/$input.npy
+  expect_exit 2 "in/$input.npy: is the input" sweep --weights in/w.npy --calibration in/x.npy \
+    --test in/t.npy --format int4 --method rtn --csv in/$input.npy
+done
+
+# Weights that f16 scales cannot hold: 2^-40 and -2^-40 in turn.
+sixteen='\000\000\200\053\000\000\200\253\000\000\200\053\000\000\200\253'
+npy in/tiny.npy '<f4' '(1, 16)' "$sixteen$sixteen$sixteen$sixteen"
+expect_exit 3 'in/tiny.npy: weights of row 0.*expected int4:scale=f32' \
+  layer --weights in/tiny.npy --format int4 --method rtn --out nothing/y.npy
+"$program" layer --weights in/tiny.npy --format int4:scale=f32 --method rtn >out ||
+  fail 'tiny weights with f32 scales'
+
 # --- sweep ---
 
 set -- sweep --weights in/w.npy --calibration in/x.npy
