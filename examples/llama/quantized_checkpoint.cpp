@@ -27,7 +27,10 @@ std::filesystem::path prepare(const std::filesystem::path& directory,
     throw Error(ErrorCode::io,
                 fmt::format("{}: cannot be created: {}", directory.string(), error.message()));
   }
-  if (std::filesystem::equivalent(directory, source, error)) {
+  const std::filesystem::path target = directory / "model.safetensors";
+  if (std::filesystem::equivalent(directory, source, error) ||
+      std::filesystem::equivalent(target, source, error) ||
+      std::filesystem::equivalent(target, source / "model.safetensors", error)) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("--out {}: is the model that is read", directory.string()));
   }
@@ -36,7 +39,7 @@ std::filesystem::path prepare(const std::filesystem::path& directory,
                 fmt::format("--out {}: holds another checkpoint (model.safetensors.index.json)",
                             directory.string()));
   }
-  return directory / "model.safetensors";
+  return target;
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ void check_outputs(const Options& options, const FormatInfo& info) {
                             "(e8m0, e4m3, e4m3x480, e5m2, or double=true)",
                             info.spec, scale_type_name(info.scale_type)));
   }
-  check_writable({options.out, options.codes, options.scales, options.scale_bytes, options.zeros});
+  check_writable({options.out, options.codes, options.scales, options.scale_bytes, options.zeros},
+                 {options.input});
 }
 
 Input read_input(const std::string& path) {

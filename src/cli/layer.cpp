@@ -78,7 +78,7 @@ void run(const Options& options) {
     throw Error(ErrorCode::bad_option,
                 "--activations: no inputs, expected --calibration X.npy or --test T.npy");
   }
-  check_writable({options.out});
+  check_writable({options.out}, options.files.names());
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
   const LayerProblem problem = read_problem(options.files, *executor);
   const QuantizedLayer layer = quantize_layer(problem.weight.view(), format, method,

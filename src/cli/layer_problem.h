@@ -30,6 +30,10 @@ std::optional<AnyFormat> parse_activations(const std::string& spec);
 /// were quantized: outputs are compared with theirs.
 struct LayerFiles {
   std::string weights, calibration, calibration_original, test, test_original;
+
+  [[nodiscard]] std::vector<std::string> names() const {
+    return {weights, calibration, calibration_original, test, test_original};
+  }
 };
 /// Their options.
 void add_layer_files(CLI::App& command, LayerFiles& files);

@@ -29,10 +29,39 @@ void add_threads_option(CLI::App& command, std::size_t& threads) {
       ->check(CLI::Range(std::size_t{0}, kMostThreads));
 }
 
-void check_writable(const std::vector<std::string>& paths) {
+namespace {
+
+/// Throws bad_option if writing `path` would replace what is read: the input under any name, or the
+/// weights or config of a folder.
+void refuse_input(const std::string& path, const std::string& input) {
+  namespace fs = std::filesystem;
+  std::error_code missing;  // usually: there is no file to replace yet
+  const auto refuse_if = [&](const fs::path& file) {
+    if (!fs::equivalent(path, file, missing)) return;
+    throw Error(
+        ErrorCode::bad_option,
+        fmt::format("{}: is the input {}, expected another file to write", path, file.string()));
+  };
+  refuse_if(input);
+  if (!fs::is_directory(input, missing)) return;
+  for (const auto& entry : fs::directory_iterator(input)) {
+    const std::string extension = entry.path().extension().string();
+    if (extension == ".safetensors" || extension == ".gguf" ||
+        entry.path().filename() == "config.json") {
+      refuse_if(entry.path());
+    }
+  }
+}
+
+}  // namespace
+
+void check_writable(const std::vector<std::string>& paths, const std::vector<std::string>& inputs) {
   std::set<std::string> targets;
   for (const std::string& path : paths) {
     if (path.empty()) continue;
+    for (const std::string& input : inputs) {
+      if (!input.empty()) refuse_input(path, input);
+    }
     if (!targets.insert(std::filesystem::weakly_canonical(path).string()).second) {
       throw Error(ErrorCode::bad_option, fmt::format("{}: named for two outputs", path));
     }

@@ -25,9 +25,13 @@ void add_json_option(CLI::App& command, bool& json);
 /// `--threads`, 0 = the CPUs this process may use.
 void add_threads_option(CLI::App& command, std::size_t& threads);
 
-/// Before the work starts: can these files be written (empty names: none), and is each another one?
-/// Nothing is left behind. Throws io, bad_option.
-void check_writable(const std::vector<std::string>& paths);
+/// Before the work starts: can these files be written (empty names: none), is each another one, and
+/// none of the files that are read? `inputs` are those, or folders of weights. Nothing is left
+/// behind. Throws io, bad_option.
+void check_writable(const std::vector<std::string>& paths, const std::vector<std::string>& inputs);
+
+/// Says on stderr which of a model's files is not read, if there is one (ignored_index).
+void warn_ignored_index(const std::string& path);
 
 /// The exit code of the program for an error: 1 internal, 2 usage, 3 input, 130 interrupted.
 int exit_code(const std::exception& error);

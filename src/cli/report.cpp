@@ -23,7 +23,10 @@ void write_text(const std::string& path, std::string_view text) {
 }
 
 void run(const Options& options) {
-  check_writable({options.out, options.out_json});
+  std::vector<std::string> inputs = options.sources.sweeps;
+  inputs.insert(inputs.end(), {options.sources.checkpoint.path, options.sources.original,
+                               options.sources.events});
+  check_writable({options.out, options.out_json}, inputs);
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
   const std::string text = report_numbers(options.sources, *executor)
                                .dump(1, ' ', false, Json::error_handler_t::replace);

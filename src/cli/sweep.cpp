@@ -213,7 +213,7 @@ void run(const Options& options) {
                 "sweep: nothing to measure on, expected --calibration X.npy "
                 "or --test T.npy");
   }
-  check_writable({options.csv, options.out_json, options.chart});
+  check_writable({options.csv, options.out_json, options.chart}, options.files.names());
   const Sweep sweep = run_all(options, formats, methods, activations);
   if (!options.csv.empty()) write_text(options.csv, csv(sweep));
   if (!options.out_json.empty()) write_text(options.out_json, json_of(sweep).dump() + '\n');

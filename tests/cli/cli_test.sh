@@ -86,6 +86,17 @@ expect_exit 2 'zero points' cast in/exact.npy --format int4 --zeros nothing/z.np
 expect_exit 2 'one byte' cast in/exact.npy --format int4 --scale-bytes nothing/b.npy
 expect_exit 2 'two outputs' \
   cast in/exact.npy --format int4 --out nothing/y.npy --codes nothing/../nothing/y.npy
+# An output that is the input, under whatever name, would replace it.
+cp in/exact.npy nothing/in.npy
+ln -s in.npy nothing/symbolic.npy
+ln nothing/in.npy nothing/hard.npy
+for name in in.npy ./in.npy ../nothing/in.npy symbolic.npy hard.npy; do
+  expect_exit 2 "$name: is the input" cast nothing/in.npy --format int4 --out nothing/$name
+  expect_exit 2 "$name: is the input" cast nothing/in.npy --format int4 --codes nothing/$name
+done
+expect_exit 2 'in.npy: is the input' cast nothing/symbolic.npy --format int4 --out nothing/in.npy
+cmp in/exact.npy nothing/in.npy || fail 'an input that was to be an output'
+rm nothing/*.npy
 expect_exit 2 'format' cast in/exact.npy
 expect_exit 2 'nonfinite' cast in/exact.npy --format int4 --nonfinite maybe
 expect_same 'nothing written' "$(ls -A nothing)" ''

@@ -97,6 +97,17 @@ expect_exit 3 'missing' report "$model" --original missing --out nothing/page.ht
 expect_exit 3 'nowhere' report "$model" --out nowhere/page.html
 expect_exit 2 'two outputs' report "$model" --out nothing/page --json nothing/page
 expect_exit 2 'out' report "$model"
+cp hostile.safetensors nothing/in.safetensors
+ln -s in.safetensors nothing/link
+for name in in.safetensors link; do
+  expect_exit 2 "$name: is the input" report nothing/in.safetensors --out nothing/$name
+  expect_exit 2 "$name: is the input .*in.safetensors" report nothing --out nothing/$name
+  expect_exit 2 "$name: is the input" \
+    report "$model" --original nothing/in.safetensors --out page2.html --json nothing/$name
+done
+expect_exit 2 'sweep.json: is the input' report "$model" --sweep sweep.json --out sweep.json
+cmp hostile.safetensors nothing/in.safetensors || fail 'an input that was to be an output'
+rm nothing/in.safetensors nothing/link
 expect_same 'nothing written' "$(ls -A nothing)" ''
 
 # --- in a browser: there is something to see, in the light and in the dark; nothing is wider than a

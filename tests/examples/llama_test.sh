@@ -141,6 +141,9 @@ expect_exit 3 'at least one window' quantize --model "$demo" --format int4 --met
   --calibration-text "$scratch/out" --out "$scratch/none"
 [ ! -e "$scratch/none/model.safetensors" ] || fail "a checkpoint in spite of an error"
 expect_exit 2 'the model that is read' quantize --model "$demo" --format int4 --out "$demo"
+mkdir "$scratch/linked"
+ln -s "$demo/model.safetensors" "$scratch/linked/model.safetensors"
+expect_exit 2 'the model that is read' quantize --model "$demo" --format int4 --out "$scratch/linked"
 expect_exit 2 'quantized already' quantize --model "$scratch/rtn" --format int4 --out "$scratch/none"
 expect_exit 2 'quantized already' perplexity --model "$scratch/rtn" --text "$text" --format int4
 expect_exit 2 'quantized already' compare --model "$scratch/rtn"
