@@ -43,6 +43,7 @@ Json json_of(const std::map<std::string, std::size_t>& not_checked) {
 
 void run(const Options& options) {
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
+  warn_ignored_index(options.checkpoint.path);
   const QuantizedCheckpoint checkpoint(options.checkpoint.path, options.checkpoint.layout);
   std::array<std::size_t, 3> counts{};
   Json findings = Json::array();

@@ -26,6 +26,7 @@ void run(Options options) {
     options.convert.format = options.requantize.substr(0, slash);
     if (slash != std::string::npos) options.convert.method = options.requantize.substr(slash + 1);
   }
+  warn_ignored_index(options.source);
   const InterruptHandler handler;
   options.convert.cancel = &handler.flag();
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);

@@ -101,6 +101,8 @@ Json json_of(const TensorDifference& difference) {
 
 void run(const Options& options) {
   const std::unique_ptr<Executor> executor = make_thread_executor(options.threads);
+  warn_ignored_index(options.a);
+  warn_ignored_index(options.b);
   const QuantizedCheckpoint a(options.a);
   const QuantizedCheckpoint b(options.b);
   std::vector<TensorDifference> differences;

@@ -33,6 +33,7 @@ struct Numbers {
 
 /// One tensor in memory at a time. Throws bad_option where the glob matches nothing.
 Numbers measure_all(const Options& options, Executor& executor) {
+  warn_ignored_index(options.checkpoint.path);
   const QuantizedCheckpoint checkpoint(options.checkpoint.path, options.checkpoint.layout);
   const auto wanted = [&](const std::string& name) {
     return options.glob.empty() || fnmatch(options.glob.c_str(), name.c_str(), 0) == 0;

@@ -12,6 +12,7 @@
 
 #include "nybble/error.h"
 #include "nybble/io/atomic_file.h"
+#include "nybble/io/safetensors.h"
 
 namespace nybble::cli {
 
@@ -68,6 +69,13 @@ void check_writable(const std::vector<std::string>& paths, const std::vector<std
     // Opened and given up: a place that cannot be written fails now, with nothing written yet.
     const AtomicFile probe(path);
   }
+}
+
+void warn_ignored_index(const std::string& path) {
+  const std::string index = ignored_index(path);
+  if (index.empty()) return;
+  fmt::print(stderr, "nybble: warning: {}\n",
+             one_line(index + " is ignored: model.safetensors is beside it"));
 }
 
 int exit_code(const std::exception& error) {

@@ -286,6 +286,7 @@ void run(Options options) {
     for (const std::string& rule : options.rules) {
       options.checkpoint.rules.push_back(parse_rule(rule));
     }
+    if (group->rank() == 0) warn_ignored_index(options.checkpoint.source.string());
     const CheckpointPlan plan(options.checkpoint);
     if (!options.dry_run) {
       const CheckpointReport report = run_plan(options, plan, *group);

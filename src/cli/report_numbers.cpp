@@ -23,6 +23,7 @@ Errors errors_of(const QuantizedCheckpoint& checkpoint, const std::string& origi
                  Executor& executor) {
   Errors out;
   if (original_path.empty()) return out;
+  warn_ignored_index(original_path);
   const QuantizedCheckpoint original(original_path);
   for (const TensorPair& pair : pair_tensors(original, checkpoint)) {
     if (pair.b.kind == TensorPair::Side::Kind::missing) continue;
@@ -230,6 +231,7 @@ Json report_numbers(const ReportSources& sources, Executor& executor) {
   // Small files first: what is wrong with them shows before the work.
   Json sweeps = sweep_numbers(sources.sweeps);
   Json events = event_numbers(sources.events);
+  warn_ignored_index(sources.checkpoint.path);
   const QuantizedCheckpoint checkpoint(sources.checkpoint.path, sources.checkpoint.layout);
   const Errors errors = errors_of(checkpoint, sources.original, executor);
   CheckpointTotals totals;

@@ -2,14 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
 #include "src/io/python_json.h"
 #include "src/io/strict_json.h"
 
-namespace nybble::io {
+namespace nybble {
+
+namespace io {
 
 namespace {
 
@@ -44,6 +48,25 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
   return result;
 }
 
+/// Whether a name is that of a part of a model: model-00001-of-00003.safetensors.
+bool is_shard_name(const std::string& name) {
+  constexpr std::string_view kPattern = "model-00000-of-00000.safetensors";
+  return std::equal(name.begin(), name.end(), kPattern.begin(), kPattern.end(),
+                    [](char c, char p) { return p == '0' ? c >= '0' && c <= '9' : c == p; });
+}
+
+/// Throws bad_file for a part of a model that would be left out: the rest is not the model.
+void refuse_unnamed_shards(const std::filesystem::path& folder,
+                           const std::set<std::string>& named) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (!is_shard_name(name) || named.contains(name)) continue;
+    throw Error(ErrorCode::bad_file,
+                fmt::format("{}: a part of a model that no index names, expected {} that does",
+                            entry.path().string(), (folder / kIndexName).string()));
+  }
+}
+
 /// The only .safetensors file of a folder: AutoGPTQ's have names such as gptq_model-4bit-128g. None
 /// where there are several.
 std::vector<std::filesystem::path> lone_file(const std::filesystem::path& folder) {
@@ -57,19 +80,34 @@ std::vector<std::filesystem::path> lone_file(const std::filesystem::path& folder
 
 }  // namespace
 
+}  // namespace io
+
+std::string ignored_index(const std::filesystem::path& path) {
+  const std::filesystem::path index = path / io::kIndexName;
+  const bool both = std::filesystem::is_directory(path) &&
+                    std::filesystem::exists(path / io::kSingleName) &&
+                    std::filesystem::exists(index);
+  return both ? index.string() : std::string();
+}
+
+namespace io {
+
 ShardIndex find_shards(const std::filesystem::path& path) {
   ShardIndex out;
   if (!std::filesystem::is_directory(path)) {
     out.files.push_back(path);
+  } else if (std::filesystem::exists(path / kSingleName)) {
+    out.files.push_back(path / kSingleName);
+    if (!std::filesystem::exists(path / kIndexName)) refuse_unnamed_shards(path, {});
   } else if (std::filesystem::exists(path / kIndexName)) {
     out.name = (path / kIndexName).string();
     out.weight_map = read_weight_map(path / kIndexName);
     std::set<std::string> names;
     for (const auto& [tensor, shard] : out.weight_map) names.insert(shard);
     for (const std::string& name : names) out.files.push_back(path / name);
-  } else if (std::filesystem::exists(path / kSingleName)) {
-    out.files.push_back(path / kSingleName);
+    refuse_unnamed_shards(path, names);
   } else {
+    refuse_unnamed_shards(path, {});
     out.files = lone_file(path);
     if (out.files.empty()) {
       throw Error(ErrorCode::io, fmt::format("{}: expected {} or {} in it", path.string(),
@@ -104,4 +142,6 @@ void ShardIndex::check(const std::vector<std::vector<std::string_view>>& tensors
   }
 }
 
-}  // namespace nybble::io
+}  // namespace io
+
+}  // namespace nybble

@@ -12,7 +12,7 @@ inline constexpr const char* kSingleName = "model.safetensors";
 inline constexpr const char* kIndexName = "model.safetensors.index.json";
 
 /// The files of a checkpoint: a .safetensors file, or a folder with kIndexName or kSingleName (the
-/// index where there are both), or with one .safetensors file of another name.
+/// file where there are both, as transformers does), or with one .safetensors file of another name.
 struct ShardIndex {
   std::vector<std::filesystem::path> files;       ///< sorted by name
   std::map<std::string, std::string> weight_map;  ///< tensor to file name; empty without an index
@@ -23,7 +23,8 @@ struct ShardIndex {
   void check(const std::vector<std::vector<std::string_view>>& tensors) const;
 };
 
-/// Throws io; bad_file where the index is damaged or a shard's name leaves the folder.
+/// Throws io; bad_file where the index is damaged, a shard's name leaves the folder, or a shard is
+/// there that would not be read.
 ShardIndex find_shards(const std::filesystem::path& path);
 
 }  // namespace nybble::io

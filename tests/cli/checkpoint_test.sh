@@ -67,6 +67,19 @@ expect_exit 2 'no_such' inspect good.safetensors --layout no_such
 expect_exit 3 'missing' inspect missing
 expect_exit 3 'short.safetensors.*a.weight' inspect short.safetensors
 
+# An index beside a single file is not read, which is said once; the other half of a model is missed.
+mkdir both part
+cp good.safetensors both/model.safetensors
+printf damaged >both/model.safetensors.index.json
+for command in inspect check 'quantize --format int4 --rule a=int4 --dry-run'; do
+  # shellcheck disable=SC2086  # several words
+  "$program" ${command%% *} both ${command#"${command%% *}"} >out 2>err ||
+    fail "$command beside an index: $(cat err)"
+  expect_same "warning of $command" "$(cat err)" 'nybble: warning: both/model.safetensors.index.json is ignored: model.safetensors is beside it'
+done
+cp good.safetensors part/model-00001-of-00002.safetensors
+expect_exit 3 'model-00001-of-00002.safetensors: a part of a model that no index names' inspect part
+
 # --- check
 expect_output '"findings":[]' '"errors":0' '"good":true' -- check "$model" --json
 expect_printed 0 'good: 0 quantized layers and 38 other tensors checked: 0 errors' -- check "$model"

@@ -82,6 +82,38 @@ TEST_F(CheckpointTest, AnIndexIsWhatPythonReads) {
   EXPECT_EQ(Checkpoint(folder_.path()).names(), (Names{"b", "a", "c"}));
 }
 
+TEST_F(CheckpointTest, AFileBesideAnIndexIsTheModel) {
+  write("model.safetensors", shard({"a"}, "A"));
+  EXPECT_EQ(ignored_index(folder_.path()), "");
+  write_shards();
+  for (const char* index : {R"({"a":"one.safetensors"})", "damaged"}) {
+    write_index(index);
+    EXPECT_EQ(Checkpoint(folder_.path()).names(), Names{"a"});
+    EXPECT_EQ(ignored_index(folder_.path()), (folder_ / "model.safetensors.index.json").string());
+  }
+  EXPECT_EQ(ignored_index(folder_ / "model.safetensors"), "");
+}
+
+TEST_F(CheckpointTest, ShardsThatNoIndexNames) {
+  const std::string part = "model-00002-of-00002.safetensors";
+  write(part, shard({"c"}, "C"));
+  expect_bad({part, "no index names"});  // not a model of one file
+  write("model.safetensors", shard({"a"}, "A"));
+  expect_bad({part, "no index names"});
+  std::filesystem::remove(folder_ / "model.safetensors");
+  write("model-00001-of-00002.safetensors", shard({"a"}, "A"));
+  write_index(R"({"a":"model-00001-of-00002.safetensors"})");
+  expect_bad({part, "no index names"});
+  write_index(R"({"a":"model-00001-of-00002.safetensors","c":"model-00002-of-00002.safetensors"})");
+  EXPECT_EQ(Checkpoint(folder_.path()).names(), (Names{"a", "c"}));
+  // Other files are nothing to the index: Mistral's folders have every model twice.
+  write("consolidated-00001-of-00001.safetensors", shard({"d"}, "D"));
+  write("model-1-of-2.safetensors", shard({"e"}, "E"));
+  EXPECT_EQ(Checkpoint(folder_.path()).names(), (Names{"a", "c"}));
+  // A part that is asked for by its name is one file.
+  EXPECT_EQ(Checkpoint(folder_ / part).names(), Names{"c"});
+}
+
 TEST_F(CheckpointTest, NothingThere) {
   expect_bad({folder_.path().string(), "model.safetensors"}, ErrorCode::io);
   expect_error(ErrorCode::io, {"none"}, [&] { Checkpoint checkpoint(folder_ / "none"); });

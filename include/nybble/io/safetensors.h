@@ -104,11 +104,12 @@ class SafetensorsFile {
 };
 
 /// The tensors of one model: a .safetensors file, or a folder that holds model.safetensors or
-/// model.safetensors.index.json with its shards (the index where there are both).
+/// model.safetensors.index.json with its shards (the former where there are both).
 class Checkpoint {
  public:
   /// Opens and checks every shard. Throws io; bad_file where a shard is damaged, a shard's name
-  /// leaves the folder, a tensor is in two shards, or weight_map and the shards disagree.
+  /// leaves the folder, a tensor is in two shards, weight_map and the shards disagree, or the
+  /// folder has a shard that would not be read.
   explicit Checkpoint(const std::filesystem::path& path);
 
   /// Null where there is none. Views stay valid as long as this object.
@@ -125,6 +126,10 @@ class Checkpoint {
   std::vector<SafetensorsFile> shards_;
   std::map<std::string_view, const TensorView*> index_;  // both point into shards_
 };
+
+/// The index of a folder that is not read because model.safetensors is beside it; empty: there is
+/// none.
+std::string ignored_index(const std::filesystem::path& path);
 
 /// Writes one .safetensors file through AtomicFile: nothing appears under `path` before finish().
 class SafetensorsWriter {
