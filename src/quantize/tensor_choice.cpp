@@ -18,15 +18,46 @@ bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
+template <class... Names>
+bool is_one_of(std::string_view text, Names... names) {
+  return ((text == names) || ...);
+}
+
+/// Whether a module is inside one of a list of blocks: "layers.3.mlp".
+bool in_block(std::string_view module) {
+  for (std::size_t end = module.find('.'); end != std::string_view::npos; end = module.find('.')) {
+    if (end != 0 && module.find_first_not_of("0123456789") == end) return true;
+    module.remove_prefix(end + 1);
+  }
+  return false;
+}
+
+/// By the last two components of its name. Blocks of diffusion models have layers of the names that
+/// elsewhere are the model's last.
+bool is_head(std::string_view module, std::string_view parent, std::string_view last) {
+  if (module == "output" || is_one_of(last, "lm_head", "head", "score", "classifier")) return true;
+  if (in_block(module)) return false;
+  return is_one_of(last, "output_layer", "proj_out") ||
+         is_one_of(parent, "lm_head", "score", "classifier");
+}
+
 /// What is known to lose more from 4 bits than it saves, by the names in use: Hugging Face's, and
-/// the original ones of Llama, GPT-2 and Mixtral.
-std::string known_role(const std::string& module) {
-  const std::string_view last = std::string_view(module).substr(module.rfind('.') + 1);
-  const auto is_one_of = [&](auto... names) { return ((last == names) || ...); };
-  if (contains(last, "embed") || is_one_of("wte", "wpe", "shared")) return "embedding";
-  if (is_one_of("lm_head") || module == "output") return "output head";
+/// the original ones of Llama, GPT-2, Mixtral, RWKV and others.
+std::string known_role(std::string_view module) {
+  const std::size_t dot = module.rfind('.');
+  const std::string_view last = module.substr(dot + 1);
+  const std::string_view before = dot == std::string_view::npos ? "" : module.substr(0, dot);
+  const std::string_view parent = before.substr(before.rfind('.') + 1);
+  if (contains(last, "embed") ||
+      is_one_of(last, "wte", "wpe", "shared", "emb", "relative_attention_bias")) {
+    return "embedding";
+  }
+  if (is_head(module, parent, last)) return "output head";
   if (contains(last, "norm") || last.starts_with("ln_")) return "norm";
-  if (contains(module, "router") || last == "gate") return "router";
+  if (contains(module, "router") || last == "gate" ||
+      (parent == "gate" && is_one_of(last, "wg", "linear"))) {
+    return "router";
+  }
   return {};
 }
 

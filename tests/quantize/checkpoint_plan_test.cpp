@@ -70,6 +70,43 @@ TEST_F(CheckpointPlanning, QuantizesMatricesAndCopiesWhatLosesTooMuch) {
             "lm_head.weight: output head\n");
 }
 
+/// What becomes of one tensor of 64 x 64 among others: its reason, empty if it is quantized.
+std::string reason_for(const std::string& name, const CheckpointOptions& options) {
+  test::TemporaryFolder folder;
+  test::write_model(folder / "model.safetensors",
+                    {{name, {64, 64}}, {"quantized.weight", {64, 64}}});
+  CheckpointOptions of_folder = options;
+  of_folder.source = folder.path();
+  const CheckpointPlan plan(of_folder);
+  for (const PlannedTensor& tensor : plan.tensors()) {
+    if (tensor.name == name) return tensor.reason;
+  }
+  return "not there";
+}
+
+TEST_F(CheckpointPlanning, KnowsHeadsEmbeddingsAndRoutersByWholeNames) {
+  for (const char* name :
+       {"transformer.output_layer", "head", "lm_head", "lm_head.linear", "proj_out", "score",
+        "model.classifier", "classifier.out_proj", "output", "model.layers.61.shared_head.head"}) {
+    EXPECT_EQ(reason_for(std::string(name) + ".weight", options_), "output head") << name;
+  }
+  for (const char* name : {"emb", "rwkv.emb", "model.embed_tokens", "transformer.wte",
+                           "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"}) {
+    EXPECT_EQ(reason_for(std::string(name) + ".weight", options_), "embedding") << name;
+  }
+  for (const char* name :
+       {"model.layers.0.mlp.gate", "model.layers.0.mlp.gate.wg", "layers.3.gate.linear"}) {
+    EXPECT_EQ(reason_for(std::string(name) + ".weight", options_), "router") << name;
+  }
+  // Parts of those names, and what they mean elsewhere.
+  for (const char* name :
+       {"transformer_blocks.0.attn.proj_out", "layers.2.output_layer", "layers.0.heads",
+        "layers.0.wg", "layers.0.linear", "layers.0.gate_proj", "layers.0.member", "overhead.fc",
+        "layers.0.score_proj", "head.layers.0.fc", "classifiers.0.fc", "model.output"}) {
+    EXPECT_EQ(reason_for(std::string(name) + ".weight", options_), "") << name;
+  }
+}
+
 TEST_F(CheckpointPlanning, RulesOverrideEverythingThatCanBe) {
   options_.rules = {{"*", "nf4", "clip:loss=plain", false},
                     {"*.up_proj", {}, {}, true},
