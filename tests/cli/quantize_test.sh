@@ -73,6 +73,14 @@ expect_same 'files of a small model' "$("$program" quantize "$model" --format in
 grep -q 'o_proj.weight *128 x 128 *nf4 *clip:loss=plain *9[0-9]* ' table || fail "table: $(cat table)"
 grep -q 'embed_tokens.weight *256 x 128 *copied: embedding *65536 *16.000$' table || fail 'embedding'
 [ ! -e made ] || fail 'a dry run made something'
+# The last line: what stays as it was, and why.
+"$program" quantize "$model" --format int4 --rule '*.3.*=skip' --out made >out || fail 'quantize'
+for file in out table2; do
+  [ $file = out ] || "$program" quantize "$model" --format int4 --rule '*.3.*=skip' --dry-run >$file
+  tail -n 1 $file | grep -q '; [0-9.]* % of the parameters stay as they were ([0-9.]* % rule, [0-9.]* % embedding, ' ||
+    fail "last line: $(tail -n 1 $file)"
+done
+rm -rf made
 
 # Where a method decides on transforms itself, a dry run gives a lower bound.
 expect_output '"exact":false' -- quantize "$model" --format int4 --method hadamard --dry-run --json
