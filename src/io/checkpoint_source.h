@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@ struct QuantizedCheckpoint::Source {
   std::vector<std::filesystem::path> files;
   std::vector<LayerEntry> layers;
   std::vector<TensorEntry> tensors;
+  std::map<std::string, std::size_t> other_widths;
   std::vector<std::string> reasons;
   std::string claimed_method;
   std::map<std::string, std::string> metadata;

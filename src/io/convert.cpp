@@ -206,6 +206,7 @@ class Conversion {
       throw Error(ErrorCode::bad_option,
                   fmt::format("{}: is there already, expected a new file", out_.string()));
     }
+    io::refuse_other_widths(checkpoint_, "gguf");
     GgufWriterOptions options;
     if (files_.gguf) options = {files_.gguf->version(), files_.gguf->ends_unpadded()};
     GgufWriter writer(out_, options);

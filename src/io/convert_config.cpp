@@ -61,6 +61,15 @@ std::string beyond_weights(const json& config, bool holds_activations) {
 
 }  // namespace
 
+void refuse_other_widths(const QuantizedCheckpoint& checkpoint, const std::string& layout) {
+  if (checkpoint.other_widths().empty()) return;
+  const auto& [layer, bits] = *checkpoint.other_widths().begin();
+  throw Error(ErrorCode::unsupported,
+              fmt::format("layer {} has {} bits: layout {} cannot say so, expected layout nybble "
+                          "and no other format, which keeps such layers as they are",
+                          quote(layer), bits, layout));
+}
+
 ConvertedConfig::ConvertedConfig(const std::filesystem::path& source,
                                  const QuantizedCheckpoint& checkpoint,
                                  const ConvertOptions& options, const Layout& target)
@@ -87,6 +96,9 @@ ConvertedConfig::ConvertedConfig(const std::filesystem::path& source,
     }
   }
   loses_ = true;
+  if (target.name() != "nybble" || !options.format.empty()) {
+    refuse_other_widths(checkpoint, target.name());
+  }
 }
 
 void ConvertedConfig::expect_nothing_lost() const {

@@ -12,6 +12,10 @@
 
 namespace nybble::io {
 
+/// Throws unsupported, naming the layer, where there is one of another number of bits than 4, which
+/// the config of `layout` has no words for.
+void refuse_other_widths(const QuantizedCheckpoint& checkpoint, const std::string& layout);
+
 /// What config.json of a converted checkpoint says: as before where the layout is, too; what the
 /// layout writes otherwise. Layout nybble keeps the old quantization_config under a name of its
 /// own, and going back to that layout restores it.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <string_view>
 
@@ -35,6 +36,8 @@ constexpr Part kParts[] = {{".qweight", ".scales"},
                            {".weight.quant_map", ".weight.absmax"},
                            {".weight.nested_absmax", ".weight.absmax"},
                            {".weight.nested_quant_map", ".weight.absmax"}};
+/// Weights of 8 bits have scales of this name, too.
+constexpr Part kScale = {".weight_scale", ".weight"};
 /// gpt-oss' experts.
 constexpr Part kExpertParts[] = {{"_blocks", "_scales"}, {"_scales", "_blocks"}};
 
@@ -59,8 +62,6 @@ std::string partner_of(const std::string& name, const Others& others) {
     const bool expert = name.find("experts.") != std::string::npos;
     if (expert && name.ends_with(part.suffix)) return partner_of(name, part);
   }
-  // Weights of 8 bits have scales of this name, too.
-  constexpr Part kScale = {".weight_scale", ".weight"};
   if (!name.ends_with(kScale.suffix)) return {};
   const auto weight = others.find(partner_of(name, kScale));
   const bool of_bytes = weight != others.end() &&
@@ -68,14 +69,27 @@ std::string partner_of(const std::string& name, const Others& others) {
   return of_bytes ? std::string() : partner_of(name, {kScale.suffix, ".weight_packed"});
 }
 
+/// Whether a tensor is part of a layer of QuantizedCheckpoint::other_widths().
+bool is_of_other_width(const std::string& name, const QuantizedCheckpoint& checkpoint) {
+  const auto ends_a_layer = [&](const Part& part) {
+    return name.ends_with(part.suffix) &&
+           checkpoint.other_widths().contains(name.substr(0, name.size() - part.suffix.size()));
+  };
+  return ends_a_layer(kScale) || std::any_of(std::begin(kParts), std::end(kParts), ends_a_layer);
+}
+
 }  // namespace
 
 std::vector<Finding> find_orphans(const QuantizedCheckpoint& checkpoint) {
   const Others others = others_of(checkpoint);
   std::vector<Finding> out;
+  for (const auto& [layer, bits] : checkpoint.other_widths()) {
+    out.push_back({Severity::note, layer, "width", fmt::format("{} bits", bits),
+                   "4: its tensors are not checked"});
+  }
   for (const TensorEntry& tensor : checkpoint.tensors()) {
     const std::string partner = partner_of(tensor.name, others);
-    if (partner.empty()) continue;
+    if (partner.empty() || is_of_other_width(tensor.name, checkpoint)) continue;
     const std::string found =
         fmt::format("{} {} of no layer", tensor.type, shape_text(tensor.shape));
     if (others.contains(partner)) {

@@ -45,6 +45,9 @@ const std::vector<QuantizedCheckpoint::LayerEntry>& QuantizedCheckpoint::layers(
 const std::vector<QuantizedCheckpoint::TensorEntry>& QuantizedCheckpoint::tensors() const {
   return source_->tensors;
 }
+const std::map<std::string, std::size_t>& QuantizedCheckpoint::other_widths() const {
+  return source_->other_widths;
+}
 const std::vector<std::string>& QuantizedCheckpoint::reasons() const { return source_->reasons; }
 const std::string& QuantizedCheckpoint::claimed_method() const { return source_->claimed_method; }
 const std::map<std::string, std::string>& QuantizedCheckpoint::metadata() const {

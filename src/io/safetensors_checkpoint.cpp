@@ -1,12 +1,17 @@
 // A safetensors checkpoint as QuantizedCheckpoint reads it.
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <map>
 #include <set>
 
+#include "src/io/checked.h"
 #include "src/io/checkpoint_source.h"
 #include "src/io/layout/config_claims.h"
 #include "src/io/layout/json_members.h"
 #include "src/io/layout/layout.h"
+#include "src/io/layout/other_widths.h"
 #include "src/io/orientations.h"
 #include "src/io/quantization_config.h"
 
@@ -50,6 +55,8 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
     metadata = source_.metadata();
     claimed_method = text_member(source_.config(), "quant_method");
     found_ = detect(source_, layout, reasons);
+    other_widths = io::other_widths(source_);
+    describe_other_widths();
     std::set<std::string> taken;
     for (const FoundModule& found : found_) {
       layers.push_back(
@@ -85,6 +92,16 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
   }
 
  private:
+  void describe_other_widths() {
+    std::map<std::size_t, std::vector<std::string>> by_width;
+    for (const auto& [layer, bits] : other_widths) by_width[bits].push_back(layer);
+    for (const auto& [bits, layers] : by_width) {
+      reasons.push_back(fmt::format("{} bits: {} layers, kept as they are ({}{})", bits,
+                                    layers.size(), quote(layers[0]),
+                                    layers.size() == 1 ? "" : ", ..."));
+    }
+  }
+
   CheckpointTensors source_;
   bool forced_;
   std::vector<FoundModule> found_;

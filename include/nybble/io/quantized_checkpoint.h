@@ -48,7 +48,10 @@ class QuantizedCheckpoint {
   [[nodiscard]] const std::vector<LayerEntry>& layers() const;
   /// All other tensors, in the order of the files.
   [[nodiscard]] const std::vector<TensorEntry>& tensors() const;
-  /// Which layouts were found and why, a line each.
+  /// Layers stored as 4-bit ones are, with other numbers of bits: those by name. Their tensors are
+  /// among tensors().
+  [[nodiscard]] const std::map<std::string, std::size_t>& other_widths() const;
+  /// Which layouts were found and why, a line each, and which layers are of other_widths().
   [[nodiscard]] const std::vector<std::string>& reasons() const;
   /// What the config beside the tensors says they were quantized with: "gptq", "fp8", ... Empty: it
   /// says nothing.

@@ -15,6 +15,7 @@
 #include "nybble/format/registry.h"
 #include "src/io/checked.h"
 #include "src/io/layout/compressed_tensors_config.h"
+#include "src/io/layout/other_widths.h"
 #include "src/io/layout/stored_tensors.h"
 
 namespace nybble::io {
@@ -57,27 +58,6 @@ std::optional<Shape> logical_shape(const TensorSource& source, const std::string
   const auto sizes = elements<std::uint64_t>(*tensor);  // of a negative: far too many
   if (sizes[0] != packed.shape[0] || divide_up(sizes[1], kPerWord) != packed.shape[1]) return {};
   return Shape{sizes[0], sizes[1]};
-}
-
-/// Whether the shapes are those of codes with another number of bits, which are not for us, and the
-/// config does not say that there are none.
-bool is_other_width(const TensorSource& source, const std::string& module,
-                    const TensorView& packed) {
-  const TensorView* tensor = source.find(module + kShape);
-  if (tensor == nullptr || tensor->type != TensorType::i64 || tensor->shape != Shape{2}) {
-    return false;
-  }
-  const auto sizes = elements<std::uint64_t>(*tensor);
-  constexpr std::uint64_t kMost = std::uint64_t{1} << 48;
-  if (sizes[0] != packed.shape[0] || sizes[1] > kMost) return false;
-  if (weights_option(source.config(), "num_bits") == 4) return false;
-  for (const std::uint64_t bits : {1U, 2U, 3U, 5U, 6U, 7U, 8U}) {
-    // Whole words a code (older files) or bits in a row.
-    const bool fits = divide_up(sizes[1], 32 / bits) == packed.shape[1] ||
-                      divide_up(sizes[1] * bits, 32) == packed.shape[1];
-    if (fits) return true;
-  }
-  return false;
 }
 
 /// Whether its file says which group each column is in, or that they come in their order.
@@ -134,7 +114,7 @@ std::vector<Module> Int4Packed::find(const TensorSource& source) const {
     const TensorView& packed = *source.find(name);
     if (packed.type != TensorType::i32 || !has_rank(packed, 2)) continue;
     const std::optional<Shape> shape = logical_shape(source, *module, packed);
-    if (!shape && is_other_width(source, *module, packed)) continue;
+    if (!shape && other_packed_width(source, *module) != 0) continue;
     modules.push_back(
         {*module, shape.value_or(Shape{packed.shape[0], packed.shape[1] * kPerWord}),
          existing_tensors(source, *module, {kPacked, kScale, kShape, kZeroPoint, kGroupIndex})});

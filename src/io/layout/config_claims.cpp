@@ -92,8 +92,8 @@ bool is_left_alone(const json& config, const std::string& layer) {
   return false;
 }
 
-/// Whether some layers have settings of their own: GPTQModel's dynamic, where "-:" only leaves
-/// modules alone, and AutoRound's extra_config.
+}  // namespace
+
 bool tells_apart(const json& config) {
   const json& dynamic = member(config, "dynamic");
   if (!dynamic.is_object()) return !member(config, "extra_config").empty();
@@ -102,8 +102,6 @@ bool tells_apart(const json& config) {
   }
   return !member(config, "extra_config").empty();
 }
-
-}  // namespace
 
 void check_config_claims(const TensorSource& source, const StoredLayer& layer) {
   const json& config = source.config();

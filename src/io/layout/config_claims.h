@@ -9,6 +9,10 @@ namespace nybble::io {
 /// that it was left alone. Configs that tell layers apart (GPTQModel's dynamic) are not asked.
 void check_config_claims(const TensorSource& source, const StoredLayer& layer);
 
+/// Whether some layers have settings of their own: GPTQModel's dynamic, where "-:" only leaves
+/// modules alone, and AutoRound's extra_config.
+bool tells_apart(const nlohmann::json& config);
+
 /// `config` completed by `other`, what another file says of the same tensors (quantize_config.json
 /// beside config.json). Throws bad_file, naming both, where they contradict each other in what
 /// decides how tensors are read.

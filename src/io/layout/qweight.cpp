@@ -9,7 +9,9 @@
 
 #include "nybble/error.h"
 #include "src/io/checked.h"
+#include "src/io/layout/config_claims.h"
 #include "src/io/layout/json_members.h"
+#include "src/io/layout/other_widths.h"
 #include "src/io/strict_json.h"
 
 namespace nybble::io {
@@ -79,7 +81,7 @@ NamedLayout named_layout(const json& config) {
   if (method.empty()) return {};
   std::string says = fmt::format("quant_method is {}", quote(method));
   const auto bits = config.find("bits");
-  if (bits != config.end() && *bits != 4) {
+  if (bits != config.end() && *bits != 4 && !tells_apart(config)) {
     return {"another", fmt::format("{}, bits is {}", says, show_json(*bits))};
   }
   const auto also = [&](const char* key, const std::string& value) {
@@ -121,6 +123,7 @@ std::vector<Module> find_qweight_modules(const TensorSource& source, QweightKind
     if (!tensor.ends_with(kQweight)) continue;
     const std::string name = tensor.substr(0, tensor.size() - kQweight.size());
     if (kind_of(source, name).value_or(kind) != kind) continue;
+    if (other_qweight_width(source, name) != 0) continue;
     Module module{name, shape_as(kind, *source.find(tensor)), {}};
     for (const char* part : {".g_idx", ".qweight", ".qzeros", ".scales"}) {
       if (source.find(name + part) != nullptr) module.tensors.push_back(name + part);
