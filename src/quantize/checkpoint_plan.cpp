@@ -13,6 +13,7 @@
 #include "src/io/safetensors_header.h"
 #include "src/io/shard_index.h"
 #include "src/quantize/divisor_format.h"
+#include "src/quantize/stacked_experts.h"
 #include "src/quantize/tensor_choice.h"
 #include "src/quantize/written_layer.h"
 #include "src/transform/hadamard.h"
@@ -89,9 +90,9 @@ class Chooser {
   explicit Chooser(const CheckpointOptions& options)
       : options_(&options), matched_(options.rules.size()), applied_(options.rules.size()) {}
 
-  /// Empty format: it is copied.
-  Choice choose(const TensorInfo& tensor) {
-    Choice out{{}, options_->method, reason_to_copy(tensor)};
+  /// Empty format: it is copied, for `reason` unless a rule says otherwise.
+  Choice choose(const TensorInfo& tensor, std::string reason) {
+    Choice out{{}, options_->method, std::move(reason)};
     if (out.reason.empty()) out.format = options_->format;
     for (std::size_t i = 0; i < options_->rules.size(); ++i) {
       const TensorRule& rule = options_->rules[i];
@@ -237,9 +238,24 @@ void CheckpointPlan::Data::decide() {
   }
   Chooser chooser(options);
   const std::map<std::string, Orientation> orientations = orientations_of(source, options.source);
+  const StackedExperts experts(source, options.source);
+  const auto reason_of = [&](const TensorInfo& tensor) {
+    if (!StackedExperts::is_one(tensor)) return reason_to_copy(tensor);
+    if (std::string reason = experts.reason_to_copy(tensor); !reason.empty()) return reason;
+    // Each of them would need inputs of its own.
+    if (method_of(options.method)->calibrated())
+      return std::string("3-D experts, calibrated method");
+    try {
+      layout->check(layout->format_for(format_of(options.format)), tensor.shape);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      return fmt::format("3-D experts, layout {}", layout->name());
+    }
+    return std::string();
+  };
   for (const TensorFiles::Entry& entry : source.tensors()) {
     const TensorInfo& tensor = *entry.tensor;
-    const Choice choice = chooser.choose(tensor);
+    const Choice choice = chooser.choose(tensor, reason_of(tensor));
     PlannedTensor planned;
     planned.name = tensor.name;
     planned.type = tensor_type_name(tensor);

@@ -12,7 +12,6 @@ namespace nybble {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
-constexpr std::size_t kSmallest = 32;
 
 bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
@@ -72,14 +71,16 @@ bool can_quantize(const TensorInfo& tensor) {
   return io::is_float(tensor.type) && tensor.shape.size() >= 2 && tensor.bytes != 0;
 }
 
+std::string too_small() { return fmt::format("fewer than {} rows or columns", kSmallestMatrix); }
+
 std::string reason_to_copy(const TensorInfo& tensor) {
   if (!io::is_float(tensor.type)) return "not of floats";
   if (tensor.shape.size() != 2) return fmt::format("{}-D", tensor.shape.size());
   if (!tensor.name.ends_with(kWeight)) return "not a weight";
   std::string role = known_role(module_name(tensor.name));
   if (!role.empty()) return role;
-  if (std::min(tensor.shape[0], tensor.shape[1]) < kSmallest) {
-    return fmt::format("fewer than {} rows or columns", kSmallest);
+  if (std::min(tensor.shape[0], tensor.shape[1]) < kSmallestMatrix) {
+    return too_small();
   }
   return {};
 }

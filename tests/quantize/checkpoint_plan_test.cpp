@@ -63,7 +63,7 @@ TEST_F(CheckpointPlanning, QuantizesMatricesAndCopiesWhatLosesTooMuch) {
             "mlp.gate.weight: router\n"
             "router.weight: router\n"
             "small.weight: fewer than 32 rows or columns\n"
-            "experts.down_proj: 3-D\n"
+            "experts.down_proj: 3-D experts, no hidden_size\n"
             "input_layernorm.weight: 1-D\n"
             "q_norm.weight: norm\n"
             "counts.weight: not of floats\n"

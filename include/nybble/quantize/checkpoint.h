@@ -59,10 +59,12 @@ struct KeptOutFile {
 
 /// Everything that quantizing a checkpoint is going to do, decided and checked before any work.
 ///
-/// Matrices of floats named "*.weight" are quantized; embeddings, the output head, norms, routers
-/// of experts ("*router*", "*.gate.weight"), anything that is not two-dimensional and anything with
-/// fewer than 32 rows or columns is copied, unless a rule gives it a format. A rule's format does
-/// not apply to what it cannot be: tensors of one axis, or not of floats. Weights that are stored
+/// Matrices of floats named "*.weight" are quantized, and experts that are one tensor [E, N, K],
+/// where the layout holds those; embeddings, output heads, norms, routers of experts ("*router*",
+/// "*.gate.weight"), whatever else is not two-dimensional and anything with fewer than 32 rows or
+/// columns is copied, unless a rule gives it a format. Experts of [E, K, N] are copied too, and
+/// those of which config.json's hidden_size does not tell what they are. A rule's format does not
+/// apply to what it cannot be: tensors of one axis, or not of floats. Weights that are stored
 /// [K, N] (GPT-2's Conv1D: by model_type, or a bias that fits only so) are transposed.
 class CheckpointPlan {
  public:
