@@ -29,10 +29,12 @@ class TaskRef {
 class Executor {
  public:
   virtual ~Executor() = default;
-  /// How many tasks can run at once (>= 1). Work is split by this number; results never depend on
-  /// it.
+  /// How many tasks can run at once; 0 counts as 1. Work is split by this number; results never
+  /// depend on it.
   [[nodiscard]] virtual std::size_t concurrency() const noexcept = 0;
-  /// Calls task(0) ... task(count - 1), in any order, and returns when all are done.
+  /// Calls task(0) ... task(count - 1), in any order, and returns when all are done. What it throws
+  /// of its own (a pool that was shut down, say) reaches whoever called nybble, whose outputs are
+  /// then unspecified; it may throw once no task is running any more, not before.
   virtual void parallel_for(std::size_t count, TaskRef task) = 0;
 };
 

@@ -7,6 +7,7 @@
 
 #include "nybble/error.h"
 #include "src/attention/kv_data.h"
+#include "src/concurrency.h"
 #include "src/linear/plan.h"
 #include "src/tensor/carver.h"
 #include "src/tensor/integer_levels.h"
@@ -254,7 +255,7 @@ void KvCache::attend(MatrixView q, MutableMatrixView out, float scale, Workspace
   }
   SerialExecutor serial;
   Executor& chosen = 2 * q.rows * q.cols * d.size < kWorthThreads ? serial : executor;
-  const std::size_t concurrency = chosen.concurrency();
+  const std::size_t concurrency = concurrency_of(chosen);
   const std::size_t shared = q.cols / kv_cols;
   const std::size_t positions = std::min(q.rows, std::max<std::size_t>(1, kRowBlock / shared));
   std::size_t bytes = 0;

@@ -194,7 +194,16 @@ void KvCache::append(MatrixView k, MatrixView v, Executor& executor) {
   };
   SerialExecutor serial;
   Executor& chosen = 16 * k.rows * cols < kWorthThreads ? serial : executor;
-  chosen.parallel_for(d.heads, task);
+  // Values past the end of the unit that waits take the places of those that wait. If the executor
+  // throws before it is codes in every head, they are needed again.
+  const bool past_unit = d.unit != 0 && d.size % d.unit != 0 && d.size % d.unit + k.rows > d.unit;
+  const std::vector<float> waiting = past_unit ? d.tail : std::vector<float>();
+  try {
+    chosen.parallel_for(d.heads, task);
+  } catch (...) {
+    if (past_unit) d.tail = waiting;
+    throw;
+  }
   d.size += k.rows;
 }
 

@@ -12,6 +12,7 @@
 
 #include "nybble/error.h"
 #include "nybble/format/iq4_nl.h"
+#include "src/concurrency.h"
 #include "src/io/checked.h"
 
 namespace nybble {
@@ -167,7 +168,7 @@ class MatrixCheck {
 /// Adds what is wrong inside a matrix, in the order of kinds.
 void check_matrix(const std::string& name, const QuantizedMatrix& matrix, const MatrixCheck& check,
                   Executor& executor, std::vector<Finding>& out) {
-  const std::size_t tasks = std::min(matrix.rows, executor.concurrency() * 4);
+  const std::size_t tasks = std::min(matrix.rows, concurrency_of(executor) * 4);
   std::vector<AllPlaces> parts(tasks);
   executor.parallel_for(tasks, [&](std::size_t task) {
     for (std::size_t row = matrix.rows * task / tasks; row < matrix.rows * (task + 1) / tasks;
@@ -279,7 +280,7 @@ std::vector<Finding> validate(const StoredLayer& layer, bool signed_scales, Exec
 
 std::vector<Finding> validate(const std::string& name, std::span<const std::size_t> shape,
                               std::span<const float> values, Executor& executor) {
-  const std::size_t tasks = std::min(values.size(), executor.concurrency() * 4);
+  const std::size_t tasks = std::min(values.size(), concurrency_of(executor) * 4);
   std::vector<std::size_t> counts(tasks);
   executor.parallel_for(tasks, [&](std::size_t task) {
     const auto begin = values.begin() + static_cast<std::ptrdiff_t>(values.size() * task / tasks);

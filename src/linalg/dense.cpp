@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/registry.h"
+#include "src/concurrency.h"
 
 namespace nybble::linalg {
 
@@ -40,7 +41,7 @@ void product(MatrixView a, MatrixView b, bool transposed, MutableMatrixView c, U
   // Rows in so many pieces that every thread has several tasks, but packing b stays a small part.
   const std::size_t row_blocks = (c.rows + kRowBlock - 1) / kRowBlock;
   const std::size_t pieces =
-      std::clamp<std::size_t>((8 * executor.concurrency() + panels - 1) / panels, 1, row_blocks);
+      std::clamp<std::size_t>((8 * concurrency_of(executor) + panels - 1) / panels, 1, row_blocks);
   executor.parallel_for(panels * pieces, [&](std::size_t task) {
     const std::size_t col = task / pieces * kDenseCols;
     const std::size_t cols = std::min(kDenseCols, c.cols - col);

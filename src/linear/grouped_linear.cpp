@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "nybble/error.h"
+#include "src/concurrency.h"
 #include "src/linear/plan.h"
 #include "src/tensor/aligned_buffer.h"
 
@@ -99,7 +100,7 @@ struct GroupedLinear::Plan {
   [[nodiscard]] Layout layout(std::size_t routes, std::size_t tasks) const;
   void check(MatrixView x, std::span<const std::uint32_t> expert_of, MatrixView y) const;
   void run(MatrixView x, std::span<const std::uint32_t> expert_of, MutableMatrixView y,
-           std::byte* memory, Executor& executor, std::size_t concurrency) const noexcept;
+           std::byte* memory, Executor& executor, std::size_t concurrency) const;
   void multiply(std::size_t expert, std::size_t panel_begin, std::size_t panel_end,
                 std::span<const std::uint32_t> y_rows, const PackedActivations& x,
                 MutableMatrixView y) const noexcept;
@@ -142,7 +143,7 @@ void GroupedLinear::Plan::check(MatrixView x, std::span<const std::uint32_t> exp
 
 void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> expert_of,
                               MutableMatrixView y, std::byte* memory, Executor& executor,
-                              std::size_t concurrency) const noexcept {
+                              std::size_t concurrency) const {
   const std::size_t route_count = expert_of.size();
   const std::size_t row_tasks = std::min(route_count, concurrency);
   const Layout at = layout(route_count, concurrency);
@@ -268,12 +269,12 @@ std::size_t GroupedLinear::packed_bytes() const noexcept {
 
 std::size_t GroupedLinear::workspace_bytes(std::size_t routes,
                                            std::size_t concurrency) const noexcept {
-  return plan_->layout(routes, concurrency).results;
+  return plan_->layout(routes, sane_concurrency(concurrency)).results;
 }
 
 std::size_t GroupedLinear::summed_workspace_bytes(std::size_t routes,
                                                   std::size_t concurrency) const noexcept {
-  return plan_->layout(routes, concurrency).total;
+  return plan_->layout(routes, sane_concurrency(concurrency)).total;
 }
 
 void GroupedLinear::run(MatrixView x, std::span<const std::uint32_t> expert_of, MutableMatrixView y,
@@ -285,7 +286,7 @@ void GroupedLinear::run(MatrixView x, std::span<const std::uint32_t> expert_of, 
                                                   y.rows, expert_of.size()));
   }
   // Asked once: an engine's pool may grow between here and when the tasks begin.
-  const std::size_t concurrency = executor.concurrency();
+  const std::size_t concurrency = concurrency_of(executor);
   workspace.reserve(workspace_bytes(expert_of.size(), concurrency));
   plan_->run(x, expert_of, y, workspace.data(), executor, concurrency);
 }
@@ -299,7 +300,7 @@ void GroupedLinear::run_summed(MatrixView x, std::span<const std::uint32_t> expe
     throw Error(ErrorCode::bad_shape,
                 fmt::format("grouped linear: {} weights for {} routes", weight_of.size(), routes));
   }
-  const std::size_t concurrency = executor.concurrency();
+  const std::size_t concurrency = concurrency_of(executor);
   workspace.reserve(summed_workspace_bytes(routes, concurrency));
   std::byte* memory = workspace.data();
   auto* results = reinterpret_cast<float*>(memory + plan_->layout(routes, concurrency).results);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "nybble/error.h"
+#include "src/concurrency.h"
 #include "src/linear/group_offsets.h"
 #include "src/linear/plan.h"
 #include "src/tensor/aligned_buffer.h"
@@ -95,7 +96,7 @@ std::size_t QuantizedLinear::packed_bytes() const noexcept {
 
 std::size_t QuantizedLinear::workspace_bytes(std::size_t m,
                                              std::size_t concurrency) const noexcept {
-  return plan_->layout(m, std::min(m, concurrency)).total;
+  return plan_->layout(m, std::min(m, sane_concurrency(concurrency))).total;
 }
 
 void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspace,
@@ -108,19 +109,24 @@ void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspac
                             x.rows, x.cols, y.rows, y.cols, cols(), rows()));
   }
   check_separate(x, y, "linear: x and y");
-  workspace.reserve(workspace_bytes(x.rows, executor.concurrency()));
-  run_unchecked(x, y, workspace, executor);
+  workspace.reserve(workspace_bytes(x.rows, concurrency_of(executor)));
+  compute(x, y, workspace, executor);
 }
 
 void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
                                     Executor& executor) const noexcept {
+  compute(x, y, workspace, executor);
+}
+
+void QuantizedLinear::compute(MatrixView x, MutableMatrixView y, Workspace& workspace,
+                              Executor& executor) const {
   const Plan& plan = *plan_;
   const Transforms& transforms = plan.transforms;
   const std::size_t m = x.rows;
   const PlannedGemm& gemm = plan.weight.for_rows(m);
   const ActivationPacker& packer = gemm.packer;
   // Asked once: an engine's pool may grow between here and when the workspace was sized.
-  const std::size_t concurrency = executor.concurrency();
+  const std::size_t concurrency = concurrency_of(executor);
   const Plan::Layout at = plan.layout(m, 0);
   const std::size_t room = (workspace.size() - at.scratch) / at.scratch_stride;
   const std::size_t row_tasks = std::min({m, concurrency, room});

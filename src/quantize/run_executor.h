@@ -6,6 +6,7 @@
 
 #include "nybble/error.h"
 #include "nybble/executor.h"
+#include "src/concurrency.h"
 
 namespace nybble {
 
@@ -14,7 +15,7 @@ namespace nybble {
 class RunExecutor final : public Executor {
  public:
   RunExecutor(Executor& inner, const std::atomic<bool>* cancel) : inner_(inner), cancel_(cancel) {}
-  [[nodiscard]] std::size_t concurrency() const noexcept override { return inner_.concurrency(); }
+  [[nodiscard]] std::size_t concurrency() const noexcept override { return concurrency_of(inner_); }
   void parallel_for(std::size_t count, TaskRef task) override {
     const std::function<void()> beside = std::exchange(beside_, nullptr);
     const std::size_t extra = beside ? 1 : 0;

@@ -9,6 +9,7 @@
 #include "nybble/executor.h"
 #include "nybble/quantize/rtn.h"
 #include "nybble/transform/transform.h"
+#include "src/concurrency.h"
 
 namespace nybble {
 
@@ -54,7 +55,7 @@ template <class State, class Action>
 void for_each_row(const WeightRows& weight, Executor& executor, const State& make_state,
                   const Action& action) {
   const std::size_t rows = weight.rows();
-  const std::size_t tasks = std::min(rows, executor.concurrency() * 4);
+  const std::size_t tasks = std::min(rows, concurrency_of(executor) * 4);
   executor.parallel_for(tasks, [&](std::size_t task) {
     auto state = make_state();
     ReadBuffer buffer;

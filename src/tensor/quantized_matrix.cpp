@@ -10,6 +10,7 @@
 #include "nybble/error.h"
 #include "nybble/format/nf4.h"
 #include "nybble/format/scale.h"
+#include "src/concurrency.h"
 
 namespace nybble {
 
@@ -296,7 +297,7 @@ void dequantize(const QuantizedMatrix& matrix, MutableMatrixView out, Executor& 
     throw Error(ErrorCode::bad_shape, fmt::format("dequantize: output is {} x {}, expected {} x {}",
                                                   out.rows, out.cols, matrix.rows, matrix.cols));
   }
-  const std::size_t tasks = std::min(matrix.rows, executor.concurrency() * 4);
+  const std::size_t tasks = std::min(matrix.rows, concurrency_of(executor) * 4);
   executor.parallel_for(tasks, [&](std::size_t task) {
     for (std::size_t row = matrix.rows * task / tasks; row < matrix.rows * (task + 1) / tasks;
          ++row) {

@@ -7,6 +7,8 @@
 #include <mutex>
 #include <numeric>
 
+#include "src/concurrency.h"
+
 namespace nybble {
 
 namespace {
@@ -53,8 +55,8 @@ class Counter {
 /// Merges what count(begin, end) finds in the parts of 0 ... size.
 template <class Statistics, class Count>
 Statistics in_parts(std::size_t size, std::size_t part, Executor& executor, Count count) {
-  const std::size_t parts =
-      std::clamp<std::size_t>(size / std::max<std::size_t>(part, 1), 1, executor.concurrency() * 4);
+  const std::size_t parts = std::clamp<std::size_t>(size / std::max<std::size_t>(part, 1), 1,
+                                                    concurrency_of(executor) * 4);
   Statistics out;
   std::mutex mutex;
   executor.parallel_for(parts, [&](std::size_t task) {

@@ -65,7 +65,8 @@ class KvCache {
   /// Forgets all tokens; the key offset stays.
   void clear() noexcept;
   /// Appends M tokens: k and v are M x kv_heads * head_dim. Throws bad_shape (shapes, no room),
-  /// bad_value (Inf or NaN); then nothing was appended. The same bytes for any executor.
+  /// bad_value (Inf or NaN) and what the executor throws; then nothing was appended. The same bytes
+  /// for any executor.
   void append(MatrixView k, MatrixView v, Executor& executor);
 
   /// out = softmax(scale * q k', causal) v for the last M tokens: q and out are M x heads *
@@ -74,7 +75,8 @@ class KvCache {
   /// that were chosen when later tokens were there. Results do not depend on the executor, and a
   /// row not on the rows beside it; a8 and a32 give the same bits on targets whose GEMMs do. An Inf
   /// or NaN in a head of a row of q, or a score that leaves f32, makes that head NaN. Throws
-  /// bad_shape, bad_value (a scale that is not finite).
+  /// bad_shape, bad_value (a scale that is not finite). What the executor throws comes through; out
+  /// is then unspecified.
   void attend(MatrixView q, MutableMatrixView out, float scale, Workspace& workspace,
               Executor& executor) const;
 

@@ -52,7 +52,8 @@ class GroupedLinear {
 
   /// y (R x N): row r = expert[expert_of[r]](x row of route r), zeros for kNoExpert. x and y must
   /// not overlap. Checks shapes and experts (bad_shape), grows the workspace, then computes;
-  /// allocates nothing where the workspace is large enough.
+  /// allocates nothing where the workspace is large enough. What the executor throws comes through;
+  /// y is then unspecified, the layer as it was.
   void run(MatrixView x, std::span<const std::uint32_t> expert_of, MutableMatrixView y,
            Workspace& workspace, Executor& executor) const;
   /// y (M x N): row m = the sum, in ascending order, of weight_of[r] times route r's result over

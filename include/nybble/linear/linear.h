@@ -80,10 +80,11 @@ class QuantizedLinear {
   /// executor; a8 is the same bit for bit on every target, but for sign-split weights with E5M2 or
   /// E8M0 scales (amxfp4), whose smaller side AVX-512 targets round to int8: at most 1/96 of a
   /// group's largest value. Where weight scales times integer dots leave f32, the result is Inf or
-  /// NaN.
+  /// NaN. What the executor throws comes through; y is then unspecified, the layer as it was.
   void run(MatrixView x, MutableMatrixView y, Workspace& workspace, Executor& executor) const;
   /// The same without checks: shapes must fit and the workspace hold workspace_bytes(M, 1) at
-  /// least; activations are packed by as many tasks as it has room for.
+  /// least; activations are packed by as many tasks as it has room for. An executor that throws
+  /// ends the process.
   void run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
                      Executor& executor) const noexcept;
 
@@ -94,6 +95,7 @@ class QuantizedLinear {
 
  private:
   struct Plan;
+  void compute(MatrixView x, MutableMatrixView y, Workspace& workspace, Executor& executor) const;
   std::unique_ptr<Plan> plan_;
 };
 
