@@ -17,22 +17,26 @@ enum class CoreKind : std::uint8_t {
   slow_bf16,  ///< two integer dots, and bf16 dots at half the speed of f32 multiply-adds
 };
 
-/// In a few words, for people.
+/// Its name and, in a few words, what it means.
+const char* core_kind_name(CoreKind kind);
 const char* describe(CoreKind kind);
 
 /// From CPUID's vendor, family and model, extended fields added in.
 CoreKind core_kind(std::string_view vendor, unsigned family, unsigned model);
-/// This CPU's.
+/// This CPU's, or what the environment variable NYBBLE_CORE says. Throws bad_option for an unknown
+/// name there.
 CoreKind core_kind();
 
-/// On cores of a kind, from so many rows on, a slot's kernel is another target's.
+/// On cores of a kind, from so many rows on, a slot's kernel for weights in some dot groups is this
+/// target's.
 struct CoreRule {
   Slot slot;
+  std::size_t least_group, most_group;
   std::size_t from_rows;
   TargetId target;
   const char* why;
 };
-/// By slot, ascending in rows.
+/// By slot and groups, ascending in rows.
 std::span<const CoreRule> core_rules(CoreKind kind);
 
 }  // namespace nybble::kernels

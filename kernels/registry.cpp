@@ -152,12 +152,13 @@ TargetId provider(TargetId target, Slot slot) {
   return own ? target : provider(row.base, slot);
 }
 
-std::vector<GemmChoice> choose_gemm(const Selected& selection, Slot slot) {
+std::vector<GemmChoice> choose_gemm(const Selected& selection, Slot slot, std::size_t group) {
   if (selection.forced) return {{1, selection}};
   std::vector<GemmChoice> out;
   for (const CoreRule& rule : core_rules(core_kind())) {
     const Target& target = row_of(rule.target);
-    if (rule.slot == slot && target.supported) {
+    if (rule.slot == slot && rule.least_group <= group && group <= rule.most_group &&
+        target.supported) {
       out.push_back({rule.from_rows, selected(target, rule.why, false)});
     }
   }
@@ -190,15 +191,18 @@ std::vector<KernelInfo> list_kernels() {
 
 std::string cpu_name() { return kernels::cpu_name(); }
 
-std::string core_description() { return kernels::describe(kernels::core_kind()); }
+std::string core_description() {
+  const kernels::CoreKind kind = kernels::core_kind();
+  return fmt::format("{} ({})", kernels::core_kind_name(kind), kernels::describe(kind));
+}
 
-std::vector<KernelChoice> list_choices(std::string_view forced) {
+std::vector<KernelChoice> list_choices(std::size_t group, std::string_view forced) {
   using kernels::Slot;
   const kernels::Selected selection = kernels::select(forced);
   std::vector<KernelChoice> out;
   for (const Slot slot : {Slot::gemm_a8_symmetric, Slot::gemm_a8_zero_point,
                           Slot::gemm_a8_sign_split, Slot::gemm_a16, Slot::gemm_a32}) {
-    for (const kernels::GemmChoice& choice : kernels::choose_gemm(selection, slot)) {
+    for (const kernels::GemmChoice& choice : kernels::choose_gemm(selection, slot, group)) {
       const std::string name = kernels::slot_name(slot);
       const kernels::TargetId provider = kernels::provider(choice.selected.id, slot);
       out.push_back({name, choice.from_rows, name + "_" + kernels::target_name(provider),

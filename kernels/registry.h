@@ -39,8 +39,9 @@ struct GemmChoice {
   std::size_t from_rows;
   Selected selected;
 };
-/// The kernels for a slot by numbers of rows, ascending from 1: those of the target alone if it was
-/// forced, else of whichever target in its line is fastest on this core (core.h).
-std::vector<GemmChoice> choose_gemm(const Selected& selected, Slot slot);
+/// The kernels for a slot and weights in dot groups of `group` by numbers of rows, ascending from
+/// 1: those of the target alone if it was forced, else of whichever target is fastest on this core
+/// (core.h).
+std::vector<GemmChoice> choose_gemm(const Selected& selected, Slot slot, std::size_t group);
 
 }  // namespace nybble::kernels

@@ -39,9 +39,10 @@ std::vector<KernelInfo> list_kernels();
 std::string cpu_name();
 /// What is known of its cores that decides between kernels of the same instructions.
 std::string core_description();
-/// For every GEMM slot what select_target(forced)'s line of targets runs here, ascending in rows.
-/// Throws as select_target.
-std::vector<KernelChoice> list_choices(std::string_view forced = {});
+/// For every GEMM slot what runs here for weights in groups of `group`, ascending in rows: the
+/// kernels of select_target(forced), or, if nothing forces it, of whichever target is fastest on
+/// these cores. Throws as select_target.
+std::vector<KernelChoice> list_choices(std::size_t group = 32, std::string_view forced = {});
 /// The target that is used: `forced` if not empty, else the environment variable NYBBLE_TARGET,
 /// else the best one this CPU supports. Throws bad_option for an unknown name and unsupported for
 /// one this CPU cannot run.

@@ -11,7 +11,6 @@
 #include "nybble/error.h"
 #include "nybble/executor.h"
 #include "nybble/format/registry.h"
-#include "nybble/kernels.h"
 #include "output.h"
 
 namespace nybble::cli {
@@ -42,20 +41,13 @@ void check_path_option(const Options& options, const char* option, Path path) {
                                                  path_name(path), fmt::join(options.paths, ",")));
 }
 
-/// The targets asked for; "" is whatever is chosen here.
+constexpr const char* kChosen = "chosen";
+
+/// The targets asked for; "" is what is chosen here.
 std::vector<std::string> targets_of(const Options& options) {
   if (options.targets.empty()) return {""};
   std::vector<std::string> out;
-  for (const std::string& target : options.targets) {
-    if (target != "all") {
-      out.push_back(target);
-      continue;
-    }
-    out.emplace_back();
-    for (const TargetInfo& info : list_targets()) {
-      if (info.supported) out.push_back(info.name);
-    }
-  }
+  for (const std::string& target : options.targets) out.push_back(target == kChosen ? "" : target);
   return out;
 }
 
@@ -149,7 +141,7 @@ void print_one(const LinearBench& bench, const LinearBenchResult& result, std::s
 }
 
 std::string target_text(const LinearBenchResult& result) {
-  return result.forced ? result.target : "chosen";
+  return result.forced ? result.target : kChosen;
 }
 
 /// A row each; the limits that their shares are of come once, below.
@@ -158,12 +150,9 @@ void print_table(const LinearBench& bench, const std::vector<LinearBenchResult>&
   std::size_t width = 6;
   std::set<std::string> limits, targets;
   bool enough_copies = true;
-  const bool all_targets = std::any_of(results.begin(), results.end(), [&](const auto& result) {
-    return result.forced != results.front().forced;
-  });
   for (const LinearBenchResult& result : results) {
     width = std::max(width, result.format.size());
-    targets.insert(result.forced || all_targets ? target_text(result) : result.target);
+    targets.insert(target_text(result));
     limits.insert(
         fmt::format("{:.1f} GB/s from {}", result.read_gbps, limits::level_name(result.level)));
     limits.insert(fmt::format("{:.1f} GOP/s in {}", result.peak_gops,
@@ -172,8 +161,9 @@ void print_table(const LinearBench& bench, const std::vector<LinearBenchResult>&
   }
   const bool several = targets.size() > 1;
   fmt::print("n = {}, k = {}, target{} {}, {}, weights {}{}\n\n", bench.n, bench.k,
-             several ? "s" : "", fmt::join(targets, ", "), threads_text(threads),
-             bench.cold ? "cold" : "hot", enough_copies ? "" : kFewCopies);
+             several ? "s" : "",
+             several ? fmt::format("{}", fmt::join(targets, ", ")) : results.front().target,
+             threads_text(threads), bench.cold ? "cold" : "hot", enough_copies ? "" : kFewCopies);
   fmt::print("{:<{}}  path  {:>5}  {:>10}  {:>19}  {:>7}  {:>6}  {:>6}  {:>9}{}\n", "format", width,
              "M", "us", "p10 - p90", "GFLOP/s", "GB/s", "roof", "rel.error",
              several ? fmt::format("  {:<11}  of best  kernel", "target") : "");
@@ -243,9 +233,10 @@ void add_bench_command(CLI::App& app) {
   command.add_flag("--per-row-scales", options->per_row_scales,
                    "Path a8: one activation scale a row instead of one a group");
   command
-      .add_option("--target", options->targets,
-                  "Kernel target by name (default: NYBBLE_TARGET or what is best for each M), or "
-                  "several; all: what is chosen and every target of this CPU, in turns")
+      .add_option(
+          "--target", options->targets,
+          "Kernel target by name (default: NYBBLE_TARGET, else what is fastest for each M), "
+          "or several in turns: chosen,avx2,avx512vnni")
       ->delimiter(',');
   auto* hot =
       command.add_flag("--hot", options->hot, "Use one copy of the weights again and again");

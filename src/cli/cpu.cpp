@@ -90,8 +90,8 @@ void run_cpu(bool json) {
   fmt::print("chosen      {} ({})\n", chosen, reason);
   fmt::print("core        {}\n", core_description());
   for (const KernelChoice& choice : list_choices()) {
-    fmt::print("kernel      {} from {} row{} on ({})\n", choice.kernel, choice.from_rows,
-               choice.from_rows == 1 ? "" : "s", choice.why);
+    fmt::print("kernel      {} from {} row{} on, groups of 32 ({})\n", choice.kernel,
+               choice.from_rows, choice.from_rows == 1 ? "" : "s", choice.why);
   }
   fmt::print("huge pages  {}\n", huge_pages());
   fmt::print("threads     {}\n", threads);

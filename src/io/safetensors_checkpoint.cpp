@@ -95,10 +95,10 @@ class SafetensorsSource final : public QuantizedCheckpoint::Source {
   void describe_other_widths() {
     std::map<std::size_t, std::vector<std::string>> by_width;
     for (const auto& [layer, bits] : other_widths) by_width[bits].push_back(layer);
-    for (const auto& [bits, layers] : by_width) {
+    for (const auto& [bits, names] : by_width) {
       reasons.push_back(fmt::format("{} bits: {} layers, kept as they are ({}{})", bits,
-                                    layers.size(), quote(layers[0]),
-                                    layers.size() == 1 ? "" : ", ..."));
+                                    names.size(), quote(names[0]),
+                                    names.size() == 1 ? "" : ", ..."));
     }
   }
 

@@ -142,7 +142,8 @@ PlannedWeight LinearPlan::pack(const QuantizedMatrix& matrix, Executor& executor
   const std::size_t dot_group_limit = own_scales ? options.activations->info().group : 256;
   PlannedWeight out{PackedMatrix(matrix, executor, dot_group_limit), {}};
   const kernels::Slot slot = gemm_slot(*target.table, kind, weight_info.layout).slot;
-  for (const kernels::GemmChoice& choice : kernels::choose_gemm(target, slot)) {
+  for (const kernels::GemmChoice& choice :
+       kernels::choose_gemm(target, slot, out.matrix.panels().group)) {
     const kernels::KernelTable& table = *choice.selected.table;
     const kernels::PackedPanels panels = out.matrix.panels_for(table);
     out.gemms.push_back(

@@ -14,7 +14,7 @@
 #include "nybble/kernels.h"
 #include "nybble/quantize/rtn.h"
 #include "tests/format/golden.h"
-#include "tests/support/forced_target.h"
+#include "tests/support/environment.h"
 #include "tests/support/random.h"
 
 namespace nybble::test {

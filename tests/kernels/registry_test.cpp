@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <set>
 #include <string>
 
@@ -10,32 +9,11 @@
 #include "nybble/kernels.h"
 #include "nybble/linear/linear.h"
 #include "nybble/quantize/rtn.h"
+#include "tests/support/environment.h"
 #include "tests/support/random.h"
 
 namespace nybble::test {
 namespace {
-
-/// Sets an environment variable for one scope.
-class Environment {
- public:
-  Environment(const char* name, const char* value) : name_(name) {
-    if (const char* old = std::getenv(name)) old_ = old;
-    setenv(name, value, 1);
-  }
-  ~Environment() {
-    if (old_.empty()) {
-      unsetenv(name_);
-    } else {
-      setenv(name_, old_.c_str(), 1);
-    }
-  }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
-
- private:
-  const char* name_;
-  std::string old_;
-};
 
 ErrorCode code_of(const std::string& target) {
   try {
@@ -65,13 +43,13 @@ TEST(Registry, ForcingIsAnErrorOrObeyed) {
   for (const TargetInfo& target : list_targets()) {
     if (target.supported) {
       EXPECT_EQ(select_target(target.name), target.name);
-      const Environment forced("NYBBLE_TARGET", target.name.c_str());
+      const ForcedTarget forced(target.name);
       EXPECT_EQ(select_target(), target.name);
     } else {
       EXPECT_EQ(code_of(target.name), ErrorCode::unsupported);
     }
   }
-  const Environment forced("NYBBLE_TARGET", "nonsense");
+  const ForcedTarget forced("nonsense");
   EXPECT_THROW(select_target(), Error);
   EXPECT_EQ(select_target("scalar"), "scalar");  // the caller's word beats the environment
 }

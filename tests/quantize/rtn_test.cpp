@@ -15,7 +15,7 @@
 #include "tests/io/temporary_folder.h"
 #include "tests/quantize/naive_quantize.h"
 #include "tests/support/all_specs.h"
-#include "tests/support/forced_target.h"
+#include "tests/support/environment.h"
 #include "tests/support/kernel_reach.h"
 #include "tests/support/random.h"
 #include "tests/support/thread_executor.h"
