@@ -238,6 +238,7 @@ std::string edit_python_json(std::string_view text, const JsonMembers& members) 
       places.empty() ? std::string_view("\n  ") : text.substr(open, places[0].begin - open);
   const std::string line(line_break(lead));
   const std::string comma = line.empty() ? ", " : "," + line;
+  const std::size_t indent = line.size() - (line.rfind('\n') + 1);
   std::string out(text.substr(0, open));
   std::string separator(lead);  // before the next member
   for (std::size_t i = 0; i < places.size(); ++i) {
@@ -252,7 +253,9 @@ std::string edit_python_json(std::string_view text, const JsonMembers& members) 
   for (const auto& [key, value] : members) {
     if (value.is_null()) continue;
     out += std::exchange(separator, comma) + json(key).dump() + ": ";
-    for (const char c : value.dump(line.empty() ? -1 : 2)) {
+    const std::string shown =
+        line.empty() ? value.dump() : value.dump(static_cast<int>(indent), line.back());
+    for (const char c : shown) {
       c == '\n' ? out += line : out += c;
     }
     any_new = true;

@@ -99,12 +99,11 @@ TEST(PythonJson, EditsLeaveAllElseByteForByte) {
       {R"({"a": NaN})", {{"b", {{"c", 1}}}}, R"({"a": NaN, "b": {"c":1}})"},
       {R"({"a":"\ud83d","b":[{"b":2}]})", {{"c", 1}}, R"({"a":"\ud83d","b":[{"b":2}], "c": 1})"},
       {"{\n    \"a\": 1,\n    \"b\":  2 \n}\n",
-       {{"c", {{"d", {1, 2}}}}},
-       "{\n    \"a\": 1,\n    \"b\":  2,\n    \"c\": {\n      \"d\": [\n        1,\n        2\n"
-       "      ]\n    } \n}\n"},
+       {{"c", {{"d", 1}}}},
+       "{\n    \"a\": 1,\n    \"b\":  2,\n    \"c\": {\n        \"d\": 1\n    } \n}\n"},
       {"{\r\n \"a\": 1\r\n}",
        {{"b", {{"c", 1}}}},
-       "{\r\n \"a\": 1,\r\n \"b\": {\r\n   \"c\": 1\r\n }\r\n}"},
+       "{\r\n \"a\": 1,\r\n \"b\": {\r\n  \"c\": 1\r\n }\r\n}"},
       // Gone from the front, the middle and the end; all of a name.
       {R"({ "x": 1,  "a": 2 , "b": 3})", {{"x", nullptr}}, R"({ "a": 2 , "b": 3})"},
       {R"({"a": 2 , "x": 1,  "b": 3})", {{"x", nullptr}}, R"({"a": 2 , "b": 3})"},

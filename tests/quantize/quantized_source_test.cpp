@@ -6,7 +6,7 @@
 #include "nybble/error.h"
 #include "nybble/format/registry.h"
 #include "nybble/quantize/checkpoint.h"
-#include "tests/io/layout/layer_files.h"
+#include "tests/io/layout/layout_support.h"
 #include "tests/io/temporary_folder.h"
 #include "tests/quantize/checkpoint_model.h"
 
@@ -44,8 +44,8 @@ TEST(QuantizedSource, IsSeenInEveryLayoutWhateverItsSizeAndWithoutAConfig) {
     for (const std::size_t rows : {std::size_t{8}, std::size_t{1032}}) {
       const std::string spec = held_by(*layout, {rows, 512});
       ASSERT_FALSE(spec.empty());
-      StoredLayer layer = test::random_layer(spec, rows, 512, 1);
-      layer.name = "model.layers.0.mlp.experts.up_proj";
+      const StoredLayer layer =
+          test::random_layer("model.layers.0.mlp.experts.up_proj", spec, {rows, 512});
       const test::TemporaryFolder folder;
       SafetensorsWriter file(folder / "model.safetensors");
       const test::ModelTensor other{"model.layers.0.v_proj.weight", {64, 64}};
