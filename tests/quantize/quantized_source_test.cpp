@@ -109,7 +109,8 @@ TEST(QuantizedSource, IsNotAModelWhoseFilesSayNothing) {
     CheckpointOptions options;
     options.source = folder.path();
     options.format = "int4";
-    EXPECT_EQ(CheckpointPlan(options).tensors().size(), 1U) << config;
+    const CheckpointPlan plan(options);
+    EXPECT_EQ(plan.tensors().size(), 1U) << config;
   }
 }
 
