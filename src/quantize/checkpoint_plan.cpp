@@ -243,8 +243,9 @@ void CheckpointPlan::Data::decide() {
     if (!StackedExperts::is_one(tensor)) return reason_to_copy(tensor);
     if (std::string reason = experts.reason_to_copy(tensor); !reason.empty()) return reason;
     // Each of them would need inputs of its own.
-    if (method_of(options.method)->calibrated())
+    if (method_of(options.method)->calibrated()) {
       return std::string("3-D experts, calibrated method");
+    }
     try {
       layout->check(layout->format_for(format_of(options.format)), tensor.shape);
     } catch (const Error& error) {

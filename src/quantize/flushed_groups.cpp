@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -87,12 +88,24 @@ struct Loss {
   std::size_t col = 0;            ///< where that group begins
 };
 
-double sum_of_squares(const float* x, std::size_t count) {
+constexpr GroupRange kAll = {std::numeric_limits<float>::max(),
+                             std::numeric_limits<float>::lowest()};
+
+/// Of the values that are in the range.
+double sum_of_squares(const float* x, std::size_t count, GroupRange range) {
   double sum = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    if (x[i] >= range.min && x[i] <= range.max) {
+      sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    }
   }
   return sum;
+}
+
+/// What of a group has a scale of its own: all of it, or each sign.
+std::array<GroupRange, 2> parts(const AnyFormat& format, GroupRange range) {
+  if (format.info().layout != ScaleLayout::sign_split) return {range, GroupRange()};
+  return {GroupRange{std::max(range.max, 0.0F), 0}, GroupRange{0, std::min(range.min, 0.0F)}};
 }
 
 }  // namespace
@@ -111,17 +124,19 @@ void refuse_flushed(const WeightRows& weight, const AnyFormat& format, TensorSca
   for_each_row(weight, executor, make_ranges,
                [&](std::size_t row, const float* x, std::vector<GroupRange>& ranges) {
                  Loss& loss = losses[row];
-                 loss.total = sum_of_squares(x, cols);
+                 loss.total = sum_of_squares(x, cols, kAll);
                  table.group_ranges({x, cols, group, ranges.data()});
                  for (std::size_t g = 0; g < ranges.size(); ++g) {
-                   const float largest = absmax(ranges[g]);
-                   if (!(largest > 0 && largest <= limit)) continue;
-                   if (!flushes(format, ranges[g], tensor)) continue;
-                   const std::size_t begin = g * group;
-                   loss.flushed += sum_of_squares(x + begin, std::min(group, cols - begin));
-                   if (largest > loss.largest) {
-                     loss.largest = largest;
-                     loss.col = begin;
+                   for (const GroupRange& part : parts(format, ranges[g])) {
+                     const float largest = absmax(part);
+                     if (!(largest > 0 && largest <= limit)) continue;
+                     if (!flushes(format, part, tensor)) continue;
+                     const std::size_t begin = g * group;
+                     loss.flushed += sum_of_squares(x + begin, std::min(group, cols - begin), part);
+                     if (largest > loss.largest) {
+                       loss.largest = largest;
+                       loss.col = begin;
+                     }
                    }
                  }
                });

@@ -137,6 +137,15 @@ TEST(FlushedGroups, OneLargeWeightDoesNotHideThatAllOthersVanish) {
                [&] { quantize(held, "int4"); });
 }
 
+TEST(FlushedGroups, OneSignVanishesAlone) {
+  // E5M2 scales reach down to a largest weight of 4.6e-5.
+  std::vector<float> weight = scaled_weights(1e-5F);
+  for (float& value : weight) value = value > 0 ? 300 * value : value;
+  EXPECT_EQ(instead_of(weight, "amxfp4"), "");
+  for (float& value : weight) value = value > 0 ? value / 30 : value;
+  EXPECT_EQ(instead_of(weight, "amxfp4"), "amxfp4:scale=f32 or amxfp4:tensor_scale=true");
+}
+
 TEST(FlushedGroups, ZerosAreNotWeightsThatVanished) {
   const std::vector<float> zeros(kRows * kCols, 0.0F);
   for (const std::string& spec : few_specs()) EXPECT_EQ(instead_of(zeros, spec), "") << spec;

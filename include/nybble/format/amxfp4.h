@@ -22,8 +22,7 @@ inline constexpr char kAmxfp4Name[] = "amxfp4";
 /// above, values clip. Where E8M0's rule leaves f32 (`even` from 1.75 * 2^127) the scale is NaN and
 /// so are the elements of that sign alone. `tensor_range` adds a power-of-two tensor scale that
 /// moves any tensor's maximum to 2^13 .. 2^14 scales, for which 28 octaves of normal range remain
-/// below (E4M3: to 2^7
-/// .. 2^8, and 14 octaves).
+/// below (E4M3: to 2^7 .. 2^8, and 14 octaves).
 struct SignSplitScale : PlainRule {
   ScaleType type = ScaleType::e5m2;
   ExponentRule rule = ExponentRule::floor;  ///< only for e8m0: floor = PoT, even = PoT-R

@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "src/io/layout/compressed_tensors_config.h"
-#include "src/io/layout/packing.h"
 #include "src/io/layout/stored_tensors.h"
 
 namespace nybble::io {
