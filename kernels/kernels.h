@@ -134,6 +134,9 @@ struct PackedPanels {
 /// 1.5 * 2^23: adding an integer n to its bits, |n| < 2^22, adds n to its value.
 inline constexpr float kMagic = 0x1.8p23F;
 
+/// GEMMs keep the sums of fewer rows of activations at a time.
+inline constexpr std::size_t kMostRowsAtOnce = 256;
+
 /// One linear product over a range of panels. Activations come in tiles of R rows (tile_rows
 /// below), interleaved: dword u of row r of a tile at [u * R + r], a dword being 4 int8, 2 bf16 or
 /// 1 f32 along K; tile of rows m0.. starts at dword m0 * dwords.
@@ -156,6 +159,11 @@ struct GemmArgs {
   float* y;                    ///< M x N
   std::size_t y_stride;
   const std::uint32_t* y_rows = nullptr;  ///< the row of y that row m goes to; null: m
+  /// Memory of this call alone, 64-byte aligned, of what `scratch_bytes` says: too much for stacks.
+  std::byte* scratch = nullptr;
+  /// Not null: nothing is computed, but told how much scratch that takes. Asked with the `weight`,
+  /// `m` and x_scales (null or not) of the product.
+  std::size_t* scratch_bytes = nullptr;
 };
 
 /// A row of attention scores becomes weights that are not yet divided by their sum.

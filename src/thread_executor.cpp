@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -85,6 +86,11 @@ class ThreadExecutor final : public Executor {
     for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
   }
   ~ThreadExecutor() override {
+    if (::getpid() != process_) {
+      // A child of fork() has no workers to wait for, and no way to say so to their handles.
+      static_cast<void>(new std::vector<std::thread>(std::move(workers_)));
+      return;
+    }
     stop_.store(true);
     wake_all();
     for (std::thread& worker : workers_) worker.join();
@@ -202,6 +208,7 @@ class ThreadExecutor final : public Executor {
   alignas(kCacheLine) std::atomic<bool> busy_{false};
   std::atomic<bool> failed_{false};
   std::exception_ptr error_;
+  const pid_t process_ = ::getpid();
   std::vector<std::thread> workers_;
 };
 

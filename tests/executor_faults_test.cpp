@@ -17,6 +17,7 @@
 #include "nybble/linear/grouped_linear.h"
 #include "nybble/quantize/method.h"
 #include "nybble/quantize/rtn.h"
+#include "nybble/tensor/packed_matrix.h"
 #include "nybble/tensor/statistics.h"
 #include "tests/quantize/layer_problem.h"
 #include "tests/support/random.h"
@@ -272,7 +273,9 @@ TEST(ExecutorFaults, NothingWasAppendedToACache) {
       FailingExecutor failing(0);
       EXPECT_THROW(append(cache, before, kTokens, failing), PoolIsDown);
       EXPECT_EQ(cache.size(), before);
-      if (before != 0) EXPECT_EQ(attend(cache), attend(expected)) << before;
+      if (before != 0) {
+        EXPECT_EQ(attend(cache), attend(expected)) << before;
+      }
       append(expected, before, kTokens, serial);
       append(cache, before, kTokens, serial);
       EXPECT_EQ(attend(cache), attend(expected)) << before;

@@ -1,6 +1,8 @@
 #include "nybble/executor.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -166,6 +168,32 @@ TEST(ThreadExecutor, IdleWorkersTakeNoCpu) {
   std::this_thread::sleep_for(200ms);
   const double seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
   EXPECT_LT(seconds, 0.05);
+}
+
+/// A child of fork() has none of the workers: it must neither wait for them to work nor to end.
+TEST(ThreadExecutor, WorksInAChildProcess) {
+  auto executor = make_thread_executor(4);
+  const auto sum = [&] {
+    std::atomic<std::size_t> total{0};
+    executor->parallel_for(100, [&](std::size_t i) { total += i; });
+    return total.load();
+  };
+  ASSERT_EQ(sum(), 4950U);
+  for (const bool asleep : {false, true}) {
+    if (asleep) std::this_thread::sleep_for(kUntilAsleep);
+    const pid_t child = fork();
+    ASSERT_NE(child, -1);
+    if (child == 0) {
+      alarm(20);  // whose signal ends a child that waits for ever
+      const bool right = sum() == 4950 && sum() == 4950;
+      executor.reset();
+      _exit(right ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  }
+  EXPECT_EQ(sum(), 4950U);
 }
 
 TEST(ThreadExecutor, IsDestroyedAsleepAwakeAndUnused) {

@@ -49,6 +49,10 @@ class SerialExecutor final : public Executor {
 
 /// An executor on OpenMP's threads. `threads` = 0 takes OpenMP's own default (OMP_NUM_THREADS, the
 /// affinity mask). Throws unsupported where nybble was built without OpenMP and threads > 1.
+///
+/// After fork() the child has none of those threads, but GCC's OpenMP goes on waiting for them: a
+/// child whose parent used OpenMP hangs, also in an executor that it makes itself. Let such a child
+/// use make_thread_executor or SerialExecutor.
 std::unique_ptr<Executor> make_openmp_executor(std::size_t threads = 0);
 
 /// An executor on threads of its own: `threads` - 1 workers and the caller; 0 takes the number of
@@ -58,6 +62,10 @@ std::unique_ptr<Executor> make_openmp_executor(std::size_t threads = 0);
 /// another thread or from a task) runs serially on the thread that asked for it. The first
 /// exception of a task is rethrown when every task that began has ended. Throws unsupported if the
 /// system does not start so many threads.
+///
+/// After fork() the child has no workers: its caller does all tasks itself, and so it works, as
+/// slowly as one thread; the child destroys it without waiting for them. Make a new one there for
+/// more. Do not fork while a job runs.
 std::unique_ptr<Executor> make_thread_executor(std::size_t threads = 0);
 
 }  // namespace nybble

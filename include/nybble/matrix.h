@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cmath>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -37,13 +37,11 @@ struct BasicMatrixView {
 using MatrixView = BasicMatrixView<const float>;
 using MutableMatrixView = BasicMatrixView<float>;
 
-/// Throws bad_shape unless the view can be read: non-empty, non-null, stride >= cols.
+/// Throws bad_shape unless the view's rows can be read: non-null, stride >= cols. There may be
+/// none: a batch of no rows is no work.
 template <class T>
-void check_view(const BasicMatrixView<T>& view, const std::string& name) {
-  if (view.rows == 0 || view.cols == 0) {
-    throw Error(ErrorCode::bad_shape, name + ": shape " + std::to_string(view.rows) + " x " +
-                                          std::to_string(view.cols) + ", expected at least 1 x 1");
-  }
+void check_rows(const BasicMatrixView<T>& view, const std::string& name) {
+  if (view.rows == 0) return;
   if (view.data == nullptr) throw Error(ErrorCode::bad_shape, name + ": null data");
   if (view.stride < view.cols) {
     throw Error(ErrorCode::bad_shape, name + ": stride " + std::to_string(view.stride) +
@@ -52,12 +50,23 @@ void check_view(const BasicMatrixView<T>& view, const std::string& name) {
   }
 }
 
+/// The same for what must have rows and columns.
+template <class T>
+void check_view(const BasicMatrixView<T>& view, const std::string& name) {
+  if (view.rows == 0 || view.cols == 0) {
+    throw Error(ErrorCode::bad_shape, name + ": shape " + std::to_string(view.rows) + " x " +
+                                          std::to_string(view.cols) + ", expected at least 1 x 1");
+  }
+  check_rows(view, name);
+}
+
 /// Throws bad_value for the first Inf or NaN, row by row.
 inline void check_finite(const MatrixView& view, const std::string& name) {
   for (std::size_t row = 0; row < view.rows; ++row) {
     for (std::size_t col = 0; col < view.cols; ++col) {
       const float value = view.at(row, col);
-      if (std::isfinite(value)) continue;
+      // Not std::isfinite, which is always true where the compiler was told so.
+      if ((std::bit_cast<std::uint32_t>(value) & 0x7F800000U) != 0x7F800000U) continue;
       throw Error(ErrorCode::bad_value, name + ": " + std::to_string(value) + " at [" +
                                             std::to_string(row) + ", " + std::to_string(col) +
                                             "], expected finite values");

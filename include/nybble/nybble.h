@@ -1,6 +1,7 @@
 #pragma once
 
-// Everything an engine needs in one include. Formats as types are in nybble/format/*.h.
+// Everything an engine needs in one include. Formats as types are in nybble/format/*.h, which,
+// other than all this, cannot be compiled with -ffast-math.
 #include "nybble/attention/kv_cache.h"
 #include "nybble/error.h"
 #include "nybble/executor.h"

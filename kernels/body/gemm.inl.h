@@ -7,6 +7,7 @@
 
 inline constexpr std::size_t kRowBlock =
     192;  ///< activation rows at a time; a multiple of all tiles
+static_assert(kRowBlock + kLastRows <= kMostRowsAtOnce);
 
 /// kLanes scales as f32; p points at the first one's bytes.
 NYBBLE_INLINE F load_scale(ScaleType type, const std::uint8_t* p) {
@@ -115,7 +116,7 @@ NYBBLE_INLINE void prefetch_ahead(const std::uint8_t* p) {
 /// and gemm_float.
 template <class Step>
 NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
-  alignas(64) float acc[(kRowBlock + kLastRows) * 16 * Step::kTilePanels];
+  auto* const acc = reinterpret_cast<float*>(args.scratch + Step::kScratchBytes);
   const PackedPanels& weight = *args.weight;
   std::size_t m_end = 0;
   for (std::size_t m_begin = 0; m_begin < args.m; m_begin = m_end) {
@@ -192,4 +193,21 @@ NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
       }
     }
   }
+}
+
+/// A product by steps of one kind. `kScratchBytes`: of their own arrays, which lie in scratch,
+/// whole cache lines.
+template <class Step>
+NYBBLE_INLINE void gemm_with(const GemmArgs& given) {
+  if (given.scratch_bytes != nullptr) {
+    const std::size_t rows = given.m < kRowBlock + kLastRows ? given.m : kRowBlock + kLastRows - 1;
+    *given.scratch_bytes = Step::kScratchBytes + rows * Step::kTilePanels * 16 * sizeof(float);
+    return;
+  }
+  // Copies: writing to scratch could change what is not local, as far as a compiler knows.
+  const PackedPanels weight = *given.weight;
+  GemmArgs args = given;
+  args.weight = &weight;
+  Step step(args);
+  gemm_loops(args, step);
 }

@@ -19,6 +19,8 @@ struct NibbleStep {
   static constexpr std::size_t kBlockValues = BlockValues;
   static constexpr std::size_t kMaxGroups = kBlockValues / (Vectors != 0 ? 8 * Vectors : 16);
   static constexpr int kSides = Layout == ScaleLayout::sign_split ? 2 : 1;
+  static constexpr std::size_t kScratchBytes =
+      kMaxGroups * kSides * kTilePanels * 16 * sizeof(float);
 
   const GemmArgs& args;
   const PackedPanels& weight;
@@ -30,7 +32,7 @@ struct NibbleStep {
   std::size_t panels = 1;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
-  alignas(64) float scales[kMaxGroups * kSides * kTilePanels * 16];
+  float* const scales;  ///< [kMaxGroups][kTilePanels][kSides][16]
 
   explicit NibbleStep(const GemmArgs& gemm)
       : args(gemm),
@@ -38,7 +40,8 @@ struct NibbleStep {
         block_groups(kBlockValues / weight.group),
         blocks((weight.groups + block_groups - 1) / block_groups),
         begin(weight, 0),
-        end(begin) {}
+        end(begin),
+        scales(reinterpret_cast<float*>(gemm.scratch)) {}
 
   /// Vectors of 8 k per group.
   [[nodiscard]] NYBBLE_INLINE std::size_t group_vectors() const {
@@ -254,13 +257,11 @@ inline void gemm_a8(const GemmArgs& args) {
   // Both codebooks of W4A4 through integers are never sign-split.
   if constexpr (Layout != ScaleLayout::sign_split) {
     if (args.x_scales != nullptr) {
-      A8Step<Layout, 0, Signed, true> step(args);
-      return gemm_loops(args, step);
+      return gemm_with<A8Step<Layout, 0, Signed, true>>(args);
     }
   }
   with_group_vectors<!Signed>(args.weight->group, [&](auto vectors) {
-    A8Step<Layout, decltype(vectors)::value, Signed, false> step(args);
-    gemm_loops(args, step);
+    gemm_with<A8Step<Layout, decltype(vectors)::value, Signed, false>>(args);
   });
 }
 

@@ -86,6 +86,8 @@ struct A8PanelsStep : NibbleStep<Decoder::kLayout, Vectors, 512, 2> {
       Base::kTilePanels;
 
   static constexpr bool kSplit = Decoder::kLayout == ScaleLayout::sign_split;
+  using Panel = std::uint8_t[Base::kBlockValues * 16];
+  static constexpr std::size_t kScratchBytes = Base::kScratchBytes + kTilePanels * sizeof(Panel);
 
   Decoder decoder;
   bool exact[kTilePanels][Base::kMaxGroups] = {};  ///< groups that take two dots: kSplit only
@@ -97,9 +99,12 @@ struct A8PanelsStep : NibbleStep<Decoder::kLayout, Vectors, 512, 2> {
   const std::uint8_t* ahead_end = nullptr;
   const std::uint8_t* next_panels = nullptr;  ///< where the next block is not in the same panels
   std::size_t ahead_lines = 0;                ///< of each panel, a group of a tile
-  alignas(64) std::uint8_t decoded[kTilePanels][Base::kBlockValues * 16];
+  Panel* const decoded;                       ///< kTilePanels
 
-  explicit A8PanelsStep(const GemmArgs& gemm) : Base(gemm), decoder(*gemm.weight) {
+  explicit A8PanelsStep(const GemmArgs& gemm)
+      : Base(gemm),
+        decoder(*gemm.weight),
+        decoded(reinterpret_cast<Panel*>(gemm.scratch + Base::kScratchBytes)) {
     const std::size_t tiles = (args.m < kRowBlock ? args.m : kRowBlock) / kMaxTile;
     if (tiles != 0) ahead_lines = (block_lines() / Base::block_groups + tiles) / tiles;
   }
@@ -273,13 +278,11 @@ template <class Decoder>
 inline void gemm_a8_panels(const GemmArgs& args) noexcept {
   if constexpr (Decoder::kLayout != ScaleLayout::sign_split) {
     if (args.x_scales != nullptr) {
-      A8PanelsStep<Decoder, 0, true> step(args);
-      return gemm_loops(args, step);
+      return gemm_with<A8PanelsStep<Decoder, 0, true>>(args);
     }
   }
   const auto run = [&](auto vectors) {
-    A8PanelsStep<Decoder, decltype(vectors)::value, false> step(args);
-    gemm_loops(args, step);
+    gemm_with<A8PanelsStep<Decoder, decltype(vectors)::value, false>>(args);
   };
   if constexpr (Decoder::kLayout == ScaleLayout::symmetric) {
     return with_group_vectors<true>(args.weight->group, run);

@@ -65,13 +65,18 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
   using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 512>;
   using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group;
 
+  static constexpr std::size_t kScratchBytes = Base::kScratchBytes + Base::kBlockValues * 16;
+
   SplitByteTable table;
   /// Per group: two dots, or one with decoded weights in units of scales[g][0].
   bool exact_dots[Base::kMaxGroups];
-  SplitBytes rows[2];  ///< of an even group and the next, while the first tile decodes
-  alignas(64) std::uint8_t decoded[Base::kBlockValues * 16];
+  SplitBytes rows[2];           ///< of an even group and the next, while the first tile decodes
+  std::uint8_t* const decoded;  ///< [kBlockValues][16]
 
-  explicit A8SplitStep(const GemmArgs& gemm) : Base(gemm), table(split_magnitudes(*gemm.weight)) {}
+  explicit A8SplitStep(const GemmArgs& gemm)
+      : Base(gemm),
+        table(split_magnitudes(*gemm.weight)),
+        decoded(reinterpret_cast<std::uint8_t*>(gemm.scratch + Base::kScratchBytes)) {}
 
   [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t m) const { return args.row_scales[m]; }
 
@@ -180,8 +185,7 @@ struct A8SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 512> {
 
 inline void gemm_a8_one_table(const GemmArgs& args) {
   with_group_vectors<true>(args.weight->group, [&](auto vectors) {
-    A8SplitStep<decltype(vectors)::value> step(args);
-    gemm_loops(args, step);
+    gemm_with<A8SplitStep<decltype(vectors)::value>>(args);
   });
 }
 

@@ -82,8 +82,7 @@ struct Bf16DirectStep : NibbleStep<Layout, Vectors> {
 template <ScaleLayout Layout>
 inline void gemm_bf16_direct(const GemmArgs& args) {
   with_group_vectors<true>(args.weight->group, [&](auto vectors) {
-    Bf16DirectStep<Layout, decltype(vectors)::value> step(args);
-    gemm_loops(args, step);
+    gemm_with<Bf16DirectStep<Layout, decltype(vectors)::value>>(args);
   });
 }
 
@@ -95,12 +94,17 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
   using Base = NibbleStep<ScaleLayout::sign_split, Vectors, 256>;
   using Base::args, Base::weight, Base::scales, Base::first_group, Base::end_group;
 
+  static constexpr std::size_t kScratchBytes =
+      Base::kScratchBytes + Base::kBlockValues / 2 * 16 * sizeof(float);
+
   SplitWordTable table;
-  SplitWords rows[2];  ///< of an even group and the next, while the first tile decodes
-  alignas(64) float decoded[Base::kBlockValues / 2 * 16];
+  SplitWords rows[2];    ///< of an even group and the next, while the first tile decodes
+  float* const decoded;  ///< [kBlockValues / 2][16]
 
   explicit Bf16SplitStep(const GemmArgs& gemm)
-      : Base(gemm), table(split_word_table(weight.levels)) {}
+      : Base(gemm),
+        table(split_word_table(weight.levels)),
+        decoded(reinterpret_cast<float*>(gemm.scratch + Base::kScratchBytes)) {}
 
   [[nodiscard]] NYBBLE_INLINE float output_scale(std::size_t /*m*/) const {
     return weight.tensor_scale;
@@ -203,7 +207,6 @@ struct Bf16SplitStep : NibbleStep<ScaleLayout::sign_split, Vectors, 256> {
 
 inline void gemm_bf16_one_table(const GemmArgs& args) {
   with_group_vectors<true>(args.weight->group, [&](auto vectors) {
-    Bf16SplitStep<decltype(vectors)::value> step(args);
-    gemm_loops(args, step);
+    gemm_with<Bf16SplitStep<decltype(vectors)::value>>(args);
   });
 }

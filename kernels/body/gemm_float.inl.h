@@ -24,6 +24,8 @@ struct FloatStep {
   static constexpr int kMostSums = 8;
   /// Of K, whole groups; the most of one panel: 16 KiB of f32 weights.
   static constexpr std::size_t kBlockValues = 256;
+  using Panel = float[kBlockValues / kPair * 16];
+  static constexpr std::size_t kScratchBytes = TilePanels * sizeof(Panel);
 
   const GemmArgs& args;
   const PackedPanels& weight;
@@ -35,7 +37,7 @@ struct FloatStep {
   std::size_t panels = 1;
   std::size_t first_group = 0;
   std::size_t end_group = 0;
-  alignas(64) float decoded[TilePanels][kBlockValues / kPair * 16];
+  Panel* const decoded;  ///< TilePanels
 
   explicit FloatStep(const GemmArgs& gemm)
       : args(gemm),
@@ -45,7 +47,8 @@ struct FloatStep {
                          ? kBlockValues / TilePanels / weight.group
                          : 1),
         blocks((weight.groups + block_groups - 1) / block_groups),
-        next(weight, 0) {
+        next(weight, 0),
+        decoded(reinterpret_cast<Panel*>(gemm.scratch)) {
     // Sign split: each level in one of two tables, 0 in the other, so that two products and a sum
     // (of which one is zero) need no select.
     float first[16];
@@ -187,11 +190,9 @@ template <class Numbers>
 inline void gemm_float(const GemmArgs& args) {
   // Measured on Cascade Lake, M = 1: see bench/README.md.
   if (args.m * kParts <= 2) {
-    FloatStep<Numbers, 4> step(args);
-    return gemm_loops(args, step);
+    return gemm_with<FloatStep<Numbers, 4>>(args);
   }
-  FloatStep<Numbers, 1> step(args);
-  gemm_loops(args, step);
+  gemm_with<FloatStep<Numbers, 1>>(args);
 }
 
 inline void gemm_a32(const GemmArgs& args) noexcept { gemm_float<F32Numbers>(args); }

@@ -8,9 +8,12 @@
 #include "nybble/error.h"
 #include "src/attention/kv_data.h"
 #include "src/concurrency.h"
+#include "src/linear/gemm_scratch.h"
 #include "src/linear/plan.h"
+#include "src/owned.h"
 #include "src/tensor/carver.h"
 #include "src/tensor/integer_levels.h"
+#include "src/tensor/separate.h"
 
 namespace nybble {
 
@@ -30,7 +33,11 @@ constexpr std::size_t kRowBlock = 48;
 std::size_t KvCache::Data::product_bytes(const PackedPanels& panels, std::size_t cols,
                                          std::size_t rows) const {
   const ActivationPacker packer(*target.table, panels, kind, cols, std::nullopt, panels.group);
-  return packer.packed_bytes(rows) + round_to_cache_line(packer.scratch_bytes());
+  // Packing is done when the product begins: they share the rest.
+  return packer.packed_bytes(rows) +
+         std::max(round_to_cache_line(packer.scratch_bytes()),
+                  gemm_scratch_bytes(gemm_slot(*target.table, kind, panels.layout).function, panels,
+                                     packer.has_group_scales(), rows));
 }
 
 /// y = x w' for panels of w.
@@ -40,10 +47,10 @@ void KvCache::Data::product(const PackedPanels& panels, std::size_t panel_begin,
                             float* y, std::size_t y_stride, std::byte* scratch) const {
   const ActivationPacker packer(*target.table, panels, kind, cols, std::nullopt, panels.group);
   const PackedActivations packed = packer.place(scratch, rows);
-  for (std::size_t row = 0; row < rows; ++row) {
-    packer.pack(x(row), row, rows, scratch + packer.packed_bytes(rows), packed);
-  }
+  std::byte* rest = scratch + packer.packed_bytes(rows);
+  for (std::size_t row = 0; row < rows; ++row) packer.pack(x(row), row, rows, rest, packed);
   kernels::GemmArgs args = packer.gemm_args(panels, rows, packed, y, y_stride);
+  args.scratch = rest;
   args.panel_begin = panel_begin;
   args.panel_end = panel_end;
   gemm_slot(*target.table, kind, panels.layout).function(args);
@@ -193,9 +200,9 @@ KvCache::Data::Block KvCache::Data::lay_out(std::size_t rows, std::size_t tasks,
   task.take<std::byte>(std::max(
       product_bytes(keys.panels(0, size, round_up(head_dim, kChunk) / dot_group(key_group)),
                     head_dim, rows),
-      product_bytes(
-          values.panels(0, head_dim, block.stride / (unit == 0 ? kChunk : dot_group(value_group))),
-          block.stride, rows)));
+      product_bytes(unit == 0 ? unscaled_values(0, block.stride, 0)
+                              : values.panels(0, head_dim, block.stride / dot_group(value_group)),
+                    block.stride, rows)));
   block.task_bytes = task.used() + 256;
   block.tasks = carver.take<std::byte>(tasks * block.task_bytes).data();
   if (bytes != nullptr) *bytes = carver.used();
@@ -238,11 +245,12 @@ void KvCache::Data::run(const Block& block, std::size_t concurrency, Executor& e
 
 void KvCache::attend(MatrixView q, MutableMatrixView out, float scale, Workspace& workspace,
                      Executor& executor) const {
-  const Data& d = *data_;
-  check_view(q, "kv cache: q");
-  check_view(MatrixView(out), "kv cache: out");
+  const Data& d = owned(data_, "kv cache");
+  check_rows(q, "kv cache: q");
+  check_rows(out, "kv cache: out");
   const std::size_t kv_cols = d.heads * d.head_dim;
-  if (q.cols % kv_cols != 0 || q.rows != out.rows || q.cols != out.cols || q.rows > d.size) {
+  if (q.cols == 0 || q.cols % kv_cols != 0 || q.rows != out.rows || q.cols != out.cols ||
+      q.rows > d.size) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("kv cache: q is {} x {} and out {} x {}, expected both M x a multiple "
                             "of {} with M at most {}, the tokens stored",
@@ -253,6 +261,7 @@ void KvCache::attend(MatrixView q, MutableMatrixView out, float scale, Workspace
     throw Error(ErrorCode::bad_value,
                 fmt::format("kv cache: scale {}, expected a finite number", scale));
   }
+  if (q.rows == 0) return;
   SerialExecutor serial;
   Executor& chosen = 2 * q.rows * q.cols * d.size < kWorthThreads ? serial : executor;
   const std::size_t concurrency = concurrency_of(chosen);

@@ -10,7 +10,9 @@
 #include "nybble/kernels.h"
 #include "nybble/tensor/quantized_matrix.h"
 #include "src/attention/kv_data.h"
+#include "src/check_enum.h"
 #include "src/linear/plan.h"
+#include "src/owned.h"
 #include "src/quantize/encode_row.h"
 #include "src/tensor/integer_levels.h"
 
@@ -161,15 +163,16 @@ void KvCache::Data::encode_unit(std::size_t head, std::size_t first) {
 }
 
 void KvCache::append(MatrixView k, MatrixView v, Executor& executor) {
-  Data& d = *data_;
-  check_view(k, "kv cache: k");
-  check_view(v, "kv cache: v");
+  Data& d = owned(data_, "kv cache");
+  check_rows(k, "kv cache: k");
+  check_rows(v, "kv cache: v");
   const std::size_t cols = d.heads * d.head_dim;
   if (k.cols != cols || v.cols != cols || k.rows != v.rows) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("kv cache: k is {} x {} and v {} x {}, expected both M x {}", k.rows,
                             k.cols, v.rows, v.cols, cols));
   }
+  if (k.rows == 0) return;
   if (k.rows > d.capacity - d.size) {
     throw Error(ErrorCode::bad_shape, fmt::format("kv cache: {} tokens after {}, room for {}",
                                                   k.rows, d.size, d.capacity));
@@ -218,6 +221,8 @@ KvCache::KvCache(std::size_t kv_heads, std::size_t head_dim, std::size_t capacit
                             "each and a size that memory can hold",
                             kv_heads, head_dim, capacity));
   }
+  check_enum(options.path, Path::a4, "kv cache: path");
+  check_enum(options.value_groups, ValueGroups::head_dim, "kv cache: value groups");
   if (options.path == Path::a4) {
     throw Error(ErrorCode::bad_option, "kv cache: path a4, expected a8, a16 or a32");
   }
@@ -238,14 +243,16 @@ KvCache::~KvCache() = default;
 KvCache::KvCache(KvCache&&) noexcept = default;
 KvCache& KvCache::operator=(KvCache&&) noexcept = default;
 
-std::size_t KvCache::size() const noexcept { return data_->size; }
-std::size_t KvCache::capacity() const noexcept { return data_->capacity; }
-std::size_t KvCache::kv_heads() const noexcept { return data_->heads; }
-std::size_t KvCache::head_dim() const noexcept { return data_->head_dim; }
-void KvCache::clear() noexcept { data_->size = 0; }
+std::size_t KvCache::size() const noexcept { return data_ ? data_->size : 0; }
+std::size_t KvCache::capacity() const noexcept { return data_ ? data_->capacity : 0; }
+std::size_t KvCache::kv_heads() const noexcept { return data_ ? data_->heads : 0; }
+std::size_t KvCache::head_dim() const noexcept { return data_ ? data_->head_dim : 0; }
+void KvCache::clear() noexcept {
+  if (data_) data_->size = 0;
+}
 
 void KvCache::set_key_offset(std::span<const float> offset) {
-  Data& d = *data_;
+  Data& d = owned(data_, "kv cache");
   if (d.size != 0 || offset.size() != d.key_offset.size()) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("kv cache: {} key offsets with {} tokens stored, expected {} and none",
@@ -261,6 +268,7 @@ void KvCache::set_key_offset(std::span<const float> offset) {
 }
 
 std::size_t KvCache::bytes() const noexcept {
+  if (!data_) return 0;
   const Data& d = *data_;
   const std::size_t key_bytes =
       d.keys.row_bytes(round_up(d.head_dim, kChunk), (d.head_dim + d.key_group - 1) / d.key_group);
@@ -275,19 +283,19 @@ std::size_t KvCache::bytes() const noexcept {
 }
 
 std::string KvCache::key_kernel() const {
-  const Data& d = *data_;
+  const Data& d = owned(data_, "kv cache");
   return kernel_name(d.target,
                      gemm_slot(*d.target.table, d.kind, d.options.keys.info().layout).slot);
 }
 
 std::string KvCache::value_kernel() const {
-  const Data& d = *data_;
+  const Data& d = owned(data_, "kv cache");
   const ScaleLayout layout = d.unit == 0 ? ScaleLayout::symmetric : d.options.values.info().layout;
   return kernel_name(d.target, gemm_slot(*d.target.table, d.kind, layout).slot);
 }
 
 std::string KvCache::explain() const {
-  const Data& d = *data_;
+  const Data& d = owned(data_, "kv cache");
   const auto rounded = [&](const AnyFormat& format) {
     return d.kind == ActivationKind::int8 && !integer_levels(format.info().levels).exact
                ? ", levels rounded to integers (at most peak / 254 each)"

@@ -326,6 +326,16 @@ const std::vector<FormatFamily>& imported_formats() {
 }
 
 void register_format(FormatFamily family) {
+  if (family.name.empty() || family.name.find_first_of(":,=") != std::string::npos) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("format '{}': expected a name without ':', ',' and '='", family.name));
+  }
+  if (!family.make) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("format '{}' is registered without `make`, expected a function that "
+                            "makes it",
+                            family.name));
+  }
   for (const std::vector<FormatFamily>* rows : {&format_families(), &imported_formats()}) {
     for (const FormatFamily& row : *rows) {
       if (row.name != family.name) continue;

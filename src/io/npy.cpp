@@ -10,6 +10,7 @@
 #include "nybble/io/atomic_file.h"
 #include "nybble/io/mapped_file.h"
 #include "nybble/numeric/float16.h"
+#include "src/check_enum.h"
 #include "src/io/checked.h"
 #include "src/io/decode_floats.h"
 #include "src/io/npy_header.h"
@@ -150,6 +151,7 @@ NpyArray read_npy(const std::filesystem::path& path) {
 
 void write_npy(const std::filesystem::path& path, NpyType type, std::span<const std::size_t> shape,
                std::span<const std::byte> data) {
+  check_enum(type, NpyType::boolean, "npy type");
   if (shape.size() > io::kNpyMaxRank) {
     throw Error(ErrorCode::bad_shape, fmt::format("{}: {} axes, expected at most {}", path.string(),
                                                   shape.size(), io::kNpyMaxRank));

@@ -8,6 +8,7 @@
 #include "src/io/checked.h"
 #include "src/io/checkpoint_source.h"
 #include "src/io/gguf_format.h"
+#include "src/owned.h"
 
 namespace nybble {
 
@@ -37,34 +38,38 @@ QuantizedCheckpoint& QuantizedCheckpoint::operator=(QuantizedCheckpoint&&) noexc
 QuantizedCheckpoint::~QuantizedCheckpoint() = default;
 
 const std::vector<std::filesystem::path>& QuantizedCheckpoint::files() const {
-  return source_->files;
+  return owned(source_, "checkpoint").files;
 }
 const std::vector<QuantizedCheckpoint::LayerEntry>& QuantizedCheckpoint::layers() const {
-  return source_->layers;
+  return owned(source_, "checkpoint").layers;
 }
 const std::vector<QuantizedCheckpoint::TensorEntry>& QuantizedCheckpoint::tensors() const {
-  return source_->tensors;
+  return owned(source_, "checkpoint").tensors;
+}
+const std::vector<std::string>& QuantizedCheckpoint::reasons() const {
+  return owned(source_, "checkpoint").reasons;
+}
+const std::string& QuantizedCheckpoint::claimed_method() const {
+  return owned(source_, "checkpoint").claimed_method;
 }
 const std::map<std::string, std::size_t>& QuantizedCheckpoint::other_widths() const {
-  return source_->other_widths;
+  return owned(source_, "checkpoint").other_widths;
 }
-const std::vector<std::string>& QuantizedCheckpoint::reasons() const { return source_->reasons; }
-const std::string& QuantizedCheckpoint::claimed_method() const { return source_->claimed_method; }
 const std::map<std::string, std::string>& QuantizedCheckpoint::metadata() const {
-  return source_->metadata;
+  return owned(source_, "checkpoint").metadata;
 }
 
 StoredLayer QuantizedCheckpoint::read(const std::string& layer) const {
-  return source_->read(index_of(source_->layers, layer, "quantized layer"));
+  return source_->read(index_of(layers(), layer, "quantized layer"));
 }
 std::vector<float> QuantizedCheckpoint::read_f32(const std::string& tensor) const {
-  return source_->read_f32(index_of(source_->tensors, tensor, "tensor"));
+  return source_->read_f32(index_of(tensors(), tensor, "tensor"));
 }
 std::span<const std::byte> QuantizedCheckpoint::bytes(const std::string& tensor) const {
-  return source_->bytes(index_of(source_->tensors, tensor, "tensor"));
+  return source_->bytes(index_of(tensors(), tensor, "tensor"));
 }
 TensorView QuantizedCheckpoint::raw(const std::string& tensor, std::vector<float>& storage) const {
-  return source_->raw(index_of(source_->tensors, tensor, "tensor"), storage);
+  return source_->raw(index_of(tensors(), tensor, "tensor"), storage);
 }
 
 }  // namespace nybble

@@ -180,13 +180,13 @@ void ActivationPacker::to_halves(const float* x, std::byte* scratch, std::uint16
 
 PackedActivations ActivationPacker::carve(Carver& carver, std::size_t m) const {
   PackedActivations out;
-  out.x = carver.take<std::uint32_t>(m * dwords_).data();
+  out.x = carver.take<std::uint32_t>(m, dwords_).data();
   if (!has_scales()) return out;
-  const std::size_t entries = m * (padded_ / dot_group_);
-  out.x_start = carver.take<std::int32_t>(entries).data();
-  out.x_magic = carver.take<float>(entries).data();
-  out.x_bias = carver.take<std::int32_t>(entries).data();
-  if (group_scales_) out.x_scales = carver.take<float>(entries).data();
+  const std::size_t groups = padded_ / dot_group_;
+  out.x_start = carver.take<std::int32_t>(m, groups).data();
+  out.x_magic = carver.take<float>(m, groups).data();
+  out.x_bias = carver.take<std::int32_t>(m, groups).data();
+  if (group_scales_) out.x_scales = carver.take<float>(m, groups).data();
   out.row_scales = carver.take<float>(m).data();
   return out;
 }

@@ -46,6 +46,8 @@ class ActivationPacker {
   [[nodiscard]] bool has_scales() const {
     return kind_ == ActivationKind::int8 || kind_ == ActivationKind::format_integers;
   }
+  /// Whether groups of activations have f32 scales of their own.
+  [[nodiscard]] bool has_group_scales() const { return group_scales_; }
   /// Bytes that `m` packed rows take, a multiple of 64.
   [[nodiscard]] std::size_t packed_bytes(std::size_t m) const;
   /// `m` packed rows in packed_bytes(m) bytes of 64-byte aligned memory.

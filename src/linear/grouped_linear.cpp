@@ -8,7 +8,11 @@
 #include "nybble/error.h"
 #include "src/concurrency.h"
 #include "src/linear/plan.h"
+#include "src/owned.h"
 #include "src/tensor/aligned_buffer.h"
+#include "src/tensor/carver.h"
+#include "src/tensor/saturating.h"
+#include "src/tensor/separate.h"
 
 namespace nybble {
 
@@ -93,9 +97,12 @@ struct GroupedLinear::Plan {
   [[nodiscard]] std::size_t rows() const { return first().rows(); }
   [[nodiscard]] std::size_t panels() const { return (rows() + kPanelRows - 1) / kPanelRows; }
 
+  static std::size_t panel_tasks(std::size_t concurrency) {
+    return concurrency == 1 ? 1 : concurrency * kTasksPerThread;
+  }
   /// Where things lie in a workspace, for R routes and `tasks` parallel tasks.
   struct Layout {
-    std::size_t order, work, packed, scratch, scratch_stride, results, total;
+    std::size_t order, work, packed, scratch, row_stride, panel_stride, results, total;
   };
   [[nodiscard]] Layout layout(std::size_t routes, std::size_t tasks) const;
   void check(MatrixView x, std::span<const std::uint32_t> expert_of, MatrixView y) const;
@@ -103,30 +110,46 @@ struct GroupedLinear::Plan {
            std::byte* memory, Executor& executor, std::size_t concurrency) const;
   void multiply(std::size_t expert, std::size_t panel_begin, std::size_t panel_end,
                 std::span<const std::uint32_t> y_rows, const PackedActivations& x,
-                MutableMatrixView y) const noexcept;
+                MutableMatrixView y, std::byte* scratch) const noexcept;
 };
 
 GroupedLinear::Plan::Layout GroupedLinear::Plan::layout(std::size_t routes,
                                                         std::size_t tasks) const {
   const ActivationPacker& packer = experts.front().largest_packer();  // for all experts
   Layout out{};
-  out.order = round_to_cache_line((experts.size() + 3) * sizeof(std::uint32_t));
-  out.work = out.order + round_to_cache_line(routes * sizeof(std::uint32_t));
-  out.packed = out.work + round_to_cache_line((experts.size() + 1) * sizeof(std::size_t));
-  out.scratch = out.packed + packer.packed_bytes(routes);
-  out.scratch_stride = round_to_cache_line(packer.scratch_bytes());
-  out.results = out.scratch + std::min(routes, tasks) * out.scratch_stride;
-  out.total = out.results + round_to_cache_line(routes * rows() * sizeof(float));
+  Carver carver(nullptr);
+  const auto behind = [&](auto type, std::size_t rows, std::size_t cols) {
+    carver.take<decltype(type)>(rows, cols);
+    return carver.used();
+  };
+  out.order = behind(std::uint32_t{}, experts.size() + 3, 1);
+  out.work = behind(std::uint32_t{}, routes, 1);
+  out.packed = behind(std::size_t{}, experts.size() + 1, 1);
+  out.scratch = behind(std::byte{}, packer.packed_bytes(routes), 1);
+  out.row_stride = round_to_cache_line(packer.scratch_bytes());
+  for (const PlannedGemm& gemm : experts.front().gemms) {
+    out.panel_stride = std::max(out.panel_stride, gemm.scratch_bytes(routes));
+  }
+  // Tasks of rows and tasks of panels, one kind after the other.
+  out.results = behind(std::byte{},
+                       std::max(saturating_multiply(std::min(routes, tasks), out.row_stride),
+                                saturating_multiply(panel_tasks(tasks), out.panel_stride)),
+                       1);
+  out.total = behind(float{}, routes, this->rows());
   return out;
 }
 
 void GroupedLinear::Plan::check(MatrixView x, std::span<const std::uint32_t> expert_of,
                                 MatrixView y) const {
-  check_view(x, "x");
-  check_view(y, "y");
+  check_rows(x, "x");
+  check_rows(y, "y");
   const std::size_t routes = expert_of.size();
-  if (x.cols != first().cols() || y.cols != rows() || routes == 0 || routes > kNoExpert ||
-      routes % x.rows != 0 || routes % y.rows != 0) {
+  // No rows go with no routes, and with nothing else.
+  const auto divides = [&](std::size_t count) {
+    return count == 0 || routes == 0 ? count == routes : routes % count == 0;
+  };
+  if (x.cols != first().cols() || y.cols != rows() || routes > kNoExpert || !divides(x.rows) ||
+      !divides(y.rows)) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("grouped linear: x is {} x {}, y {} x {} with {} routes, expected "
                             "{} and {} columns and rows that divide the routes",
@@ -160,7 +183,7 @@ void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> exper
 
   const std::size_t shared = route_count / x.rows;
   executor.parallel_for(row_tasks, [&](std::size_t task) {
-    std::byte* scratch = memory + at.scratch + task * at.scratch_stride;
+    std::byte* scratch = memory + at.scratch + task * at.row_stride;
     std::size_t expert = 0;
     for (std::size_t i = route_count * task / row_tasks; i < route_count * (task + 1) / row_tasks;
          ++i) {
@@ -179,7 +202,7 @@ void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> exper
   const WorkLine line{{reinterpret_cast<std::size_t*>(memory + at.work), experts.size() + 1},
                       panels()};
   line.measure(routes);
-  const std::size_t tasks = concurrency == 1 ? 1 : concurrency * kTasksPerThread;
+  const std::size_t tasks = panel_tasks(concurrency);
   executor.parallel_for(tasks, [&](std::size_t task) {
     const WorkLine::Place begin = line.at(line.total() * task / tasks);
     const WorkLine::Place end = line.at(line.total() * (task + 1) / tasks);
@@ -188,19 +211,21 @@ void GroupedLinear::Plan::run(MatrixView x, std::span<const std::uint32_t> exper
       const std::size_t panel_end = e == end.expert ? end.panel : line.panels;
       if (routes.count(e) == 0 || panel_begin == panel_end) continue;
       multiply(e, panel_begin, panel_end, routes.order.subspan(routes.starts[e], routes.count(e)),
-               packed_of(e), y);
+               packed_of(e), y, memory + at.scratch + task * at.panel_stride);
     }
   });
 }
 
 void GroupedLinear::Plan::multiply(std::size_t expert, std::size_t panel_begin,
                                    std::size_t panel_end, std::span<const std::uint32_t> y_rows,
-                                   const PackedActivations& x, MutableMatrixView y) const noexcept {
+                                   const PackedActivations& x, MutableMatrixView y,
+                                   std::byte* scratch) const noexcept {
   const PlannedGemm& gemm = experts[expert].for_rows(y_rows.size());
   kernels::GemmArgs args = gemm.packer.gemm_args(gemm.panels, y_rows.size(), x, y.data, y.stride);
   args.panel_begin = panel_begin;
   args.panel_end = panel_end;
   args.y_rows = y_rows.data();
+  args.scratch = scratch;
   gemm.function(args);
   if (bias.empty()) return;
   const float* add = bias.data() + expert * y.cols;
@@ -257,34 +282,38 @@ GroupedLinear::~GroupedLinear() = default;
 GroupedLinear::GroupedLinear(GroupedLinear&&) noexcept = default;
 GroupedLinear& GroupedLinear::operator=(GroupedLinear&&) noexcept = default;
 
-std::size_t GroupedLinear::experts() const noexcept { return plan_->experts.size(); }
-std::size_t GroupedLinear::rows() const noexcept { return plan_->rows(); }
-std::size_t GroupedLinear::cols() const noexcept { return plan_->first().cols(); }
+std::size_t GroupedLinear::experts() const noexcept { return plan_ ? plan_->experts.size() : 0; }
+std::size_t GroupedLinear::rows() const noexcept { return plan_ ? plan_->rows() : 0; }
+std::size_t GroupedLinear::cols() const noexcept { return plan_ ? plan_->first().cols() : 0; }
 
 std::size_t GroupedLinear::packed_bytes() const noexcept {
   std::size_t out = 0;
+  if (!plan_) return out;
   for (const PlannedWeight& expert : plan_->experts) out += expert.matrix.bytes();
   return out;
 }
 
 std::size_t GroupedLinear::workspace_bytes(std::size_t routes,
                                            std::size_t concurrency) const noexcept {
+  if (!plan_ || routes == 0) return 0;
   return plan_->layout(routes, sane_concurrency(concurrency)).results;
 }
 
 std::size_t GroupedLinear::summed_workspace_bytes(std::size_t routes,
                                                   std::size_t concurrency) const noexcept {
+  if (!plan_ || routes == 0) return 0;
   return plan_->layout(routes, sane_concurrency(concurrency)).total;
 }
 
 void GroupedLinear::run(MatrixView x, std::span<const std::uint32_t> expert_of, MutableMatrixView y,
                         Workspace& workspace, Executor& executor) const {
-  plan_->check(x, expert_of, y);
+  owned(plan_, "grouped linear").check(x, expert_of, y);
   if (y.rows != expert_of.size()) {
     throw Error(ErrorCode::bad_shape, fmt::format("grouped linear: y has {} rows, expected {} (one "
                                                   "a route)",
                                                   y.rows, expert_of.size()));
   }
+  if (expert_of.empty()) return;
   // Asked once: an engine's pool may grow between here and when the tasks begin.
   const std::size_t concurrency = concurrency_of(executor);
   workspace.reserve(workspace_bytes(expert_of.size(), concurrency));
@@ -294,12 +323,13 @@ void GroupedLinear::run(MatrixView x, std::span<const std::uint32_t> expert_of, 
 void GroupedLinear::run_summed(MatrixView x, std::span<const std::uint32_t> expert_of,
                                std::span<const float> weight_of, MutableMatrixView y,
                                Workspace& workspace, Executor& executor) const {
-  plan_->check(x, expert_of, y);
+  owned(plan_, "grouped linear").check(x, expert_of, y);
   const std::size_t routes = expert_of.size();
   if (weight_of.size() != routes) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("grouped linear: {} weights for {} routes", weight_of.size(), routes));
   }
+  if (routes == 0) return;
   const std::size_t concurrency = concurrency_of(executor);
   workspace.reserve(summed_workspace_bytes(routes, concurrency));
   std::byte* memory = workspace.data();
@@ -324,10 +354,11 @@ void GroupedLinear::run_summed(MatrixView x, std::span<const std::uint32_t> expe
 }
 
 std::string GroupedLinear::kernel(std::size_t m) const {
-  return plan_->experts.front().for_rows(m).kernel;
+  return owned(plan_, "grouped linear").experts.front().for_rows(m).kernel;
 }
 std::string GroupedLinear::explain() const {
-  return plan_->chosen.explain(plan_->experts.front()) + fmt::format("experts   {}\n", experts());
+  const Plan& plan = owned(plan_, "grouped linear");
+  return plan.chosen.explain(plan.experts.front()) + fmt::format("experts   {}\n", experts());
 }
 
 }  // namespace nybble

@@ -9,7 +9,11 @@
 #include "src/concurrency.h"
 #include "src/linear/group_offsets.h"
 #include "src/linear/plan.h"
+#include "src/owned.h"
 #include "src/tensor/aligned_buffer.h"
+#include "src/tensor/carver.h"
+#include "src/tensor/saturating.h"
+#include "src/tensor/separate.h"
 #include "src/transform/apply.h"
 
 namespace nybble {
@@ -57,19 +61,31 @@ struct QuantizedLinear::Plan {
   GroupOffsets offsets;
   Transforms transforms;
 
-  /// Where things lie in a workspace, for m rows and `tasks` parallel tasks.
+  [[nodiscard]] std::size_t panel_count() const {
+    return (weight.matrix.rows() + kernels::kPanelRows - 1) / kernels::kPanelRows;
+  }
+  /// Where things lie in a workspace, for m rows. What tasks need of their own, first those of
+  /// rows, then those of panels, begins at `scratch`.
   struct Layout {
-    std::size_t group_sums, scratch, scratch_stride, total;
+    std::size_t group_sums, scratch, row_stride, panel_stride;
+
+    [[nodiscard]] std::size_t bytes(std::size_t row_tasks, std::size_t panel_tasks) const {
+      return saturating_add(scratch, std::max(saturating_multiply(row_tasks, row_stride),
+                                              saturating_multiply(panel_tasks, panel_stride)));
+    }
   };
-  [[nodiscard]] Layout layout(std::size_t m, std::size_t tasks) const {
-    const ActivationPacker& packer = weight.for_rows(m).packer;
+  [[nodiscard]] Layout layout(std::size_t m) const {
+    const PlannedGemm& gemm = weight.for_rows(m);
     Layout out{};
-    out.group_sums = packer.packed_bytes(m);
-    out.scratch = out.group_sums + round_to_cache_line(m * offsets.groups() * 4);
-    out.scratch_stride = round_to_cache_line(weight.matrix.cols() * 4) +
-                         round_to_cache_line(packer.scratch_bytes()) +
-                         round_to_cache_line(transforms.low_rank.rank * 4);
-    out.total = out.scratch + tasks * out.scratch_stride;
+    Carver carver(nullptr);
+    carver.take<std::byte>(gemm.packer.packed_bytes(m));
+    out.group_sums = carver.used();
+    carver.take<float>(m, offsets.groups());
+    out.scratch = carver.used();
+    out.row_stride = round_to_cache_line(weight.matrix.cols() * 4) +
+                     round_to_cache_line(gemm.packer.scratch_bytes()) +
+                     round_to_cache_line(transforms.low_rank.rank * 4);
+    out.panel_stride = gemm.scratch_bytes(m);
     return out;
   }
 };
@@ -88,28 +104,35 @@ QuantizedLinear::~QuantizedLinear() = default;
 QuantizedLinear::QuantizedLinear(QuantizedLinear&&) noexcept = default;
 QuantizedLinear& QuantizedLinear::operator=(QuantizedLinear&&) noexcept = default;
 
-std::size_t QuantizedLinear::rows() const noexcept { return plan_->weight.matrix.rows(); }
-std::size_t QuantizedLinear::cols() const noexcept { return plan_->weight.matrix.cols(); }
+std::size_t QuantizedLinear::rows() const noexcept {
+  return plan_ ? plan_->weight.matrix.rows() : 0;
+}
+std::size_t QuantizedLinear::cols() const noexcept {
+  return plan_ ? plan_->weight.matrix.cols() : 0;
+}
 std::size_t QuantizedLinear::packed_bytes() const noexcept {
-  return plan_->weight.matrix.bytes() + plan_->offsets.bytes();
+  return plan_ ? plan_->weight.matrix.bytes() + plan_->offsets.bytes() : 0;
 }
 
 std::size_t QuantizedLinear::workspace_bytes(std::size_t m,
                                              std::size_t concurrency) const noexcept {
-  return plan_->layout(m, std::min(m, sane_concurrency(concurrency))).total;
+  if (!plan_ || m == 0) return 0;
+  const std::size_t tasks = sane_concurrency(concurrency);
+  return plan_->layout(m).bytes(std::min(m, tasks), std::min(plan_->panel_count(), tasks));
 }
 
 void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspace,
                           Executor& executor) const {
-  check_view(x, "x");
-  check_view(MatrixView(y), "y");
+  owned(plan_, "linear");
+  check_rows(x, "x");
+  check_rows(y, "y");
   if (x.cols != cols() || y.cols != rows() || x.rows != y.rows) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("linear: x is {} x {} and y {} x {}, expected M x {} and M x {}",
                             x.rows, x.cols, y.rows, y.cols, cols(), rows()));
   }
-  check_separate(x, y, "linear: x and y");
   workspace.reserve(workspace_bytes(x.rows, concurrency_of(executor)));
+  check_separate(x, y, "linear: x and y");
   compute(x, y, workspace, executor);
 }
 
@@ -120,6 +143,7 @@ void QuantizedLinear::run_unchecked(MatrixView x, MutableMatrixView y, Workspace
 
 void QuantizedLinear::compute(MatrixView x, MutableMatrixView y, Workspace& workspace,
                               Executor& executor) const {
+  if (!plan_ || x.rows == 0) return;
   const Plan& plan = *plan_;
   const Transforms& transforms = plan.transforms;
   const std::size_t m = x.rows;
@@ -127,15 +151,15 @@ void QuantizedLinear::compute(MatrixView x, MutableMatrixView y, Workspace& work
   const ActivationPacker& packer = gemm.packer;
   // Asked once: an engine's pool may grow between here and when the workspace was sized.
   const std::size_t concurrency = concurrency_of(executor);
-  const Plan::Layout at = plan.layout(m, 0);
-  const std::size_t room = (workspace.size() - at.scratch) / at.scratch_stride;
-  const std::size_t row_tasks = std::min({m, concurrency, room});
+  const Plan::Layout at = plan.layout(m);
+  const std::size_t room = workspace.size() - at.scratch;
+  const std::size_t row_tasks = std::min({m, concurrency, room / at.row_stride});
   std::byte* memory = workspace.data();
   const PackedActivations packed = packer.place(memory, m);
   auto* const group_sums = reinterpret_cast<float*>(memory + at.group_sums);
 
   executor.parallel_for(row_tasks, [&](std::size_t task) {
-    std::byte* scratch = memory + at.scratch + task * at.scratch_stride;
+    std::byte* scratch = memory + at.scratch + task * at.row_stride;
     auto* transformed = reinterpret_cast<float*>(scratch);
     for (std::size_t row = m * task / row_tasks; row < m * (task + 1) / row_tasks; ++row) {
       const float* from = x.row(row);
@@ -151,9 +175,10 @@ void QuantizedLinear::compute(MatrixView x, MutableMatrixView y, Workspace& work
   // A contiguous run of panels each: at M = 1 every task reads one sequential stream.
   const kernels::GemmArgs product = packer.gemm_args(gemm.panels, m, packed, y.data, y.stride);
   const std::size_t panel_count = product.panel_end;
-  const std::size_t tasks = std::min(panel_count, concurrency);
+  const std::size_t tasks = std::min({panel_count, concurrency, room / at.panel_stride});
   executor.parallel_for(tasks, [&](std::size_t task) {
     kernels::GemmArgs args = product;
+    args.scratch = memory + at.scratch + task * at.panel_stride;
     args.panel_begin = panel_count * task / tasks;
     args.panel_end = panel_count * (task + 1) / tasks;
     gemm.function(args);
@@ -163,7 +188,7 @@ void QuantizedLinear::compute(MatrixView x, MutableMatrixView y, Workspace& work
 
   if (!transforms.has_side_branch()) return;
   executor.parallel_for(row_tasks, [&](std::size_t task) {
-    std::byte* scratch = memory + at.scratch + task * at.scratch_stride;
+    std::byte* scratch = memory + at.scratch + task * at.row_stride;
     for (std::size_t row = m * task / row_tasks; row < m * (task + 1) / row_tasks; ++row) {
       add_side_branches(transforms, x.row(row), y.cols, x.cols, reinterpret_cast<float*>(scratch),
                         y.row(row));
@@ -172,8 +197,10 @@ void QuantizedLinear::compute(MatrixView x, MutableMatrixView y, Workspace& work
 }
 
 std::string QuantizedLinear::kernel(std::size_t m) const {
-  return plan_->weight.for_rows(m).kernel;
+  return owned(plan_, "linear").weight.for_rows(m).kernel;
 }
-std::string QuantizedLinear::explain() const { return plan_->chosen.explain(plan_->weight); }
+std::string QuantizedLinear::explain() const {
+  return owned(plan_, "linear").chosen.explain(plan_->weight);
+}
 
 }  // namespace nybble

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <functional>
 
 #include "nybble/error.h"
+#include "src/check_enum.h"
 #include "src/tensor/integer_levels.h"
 
 namespace nybble {
@@ -41,6 +41,7 @@ int product_bits(const FormatInfo& info) {
 bool exact_in_bf16(const FormatInfo& info) { return product_bits(info) <= 8; }
 
 const LinearOptions& checked(const LinearOptions& options) {
+  check_enum(options.path, Path::a4, "linear: path");
   if (options.activations && options.path != Path::a4) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("activations '{}' go with path a4, not {}",
@@ -177,16 +178,6 @@ std::string LinearPlan::explain(const PlannedWeight& weight) const {
     out += fmt::format("inputs    {}\n", options.activations->info().spec);
   }
   return out;
-}
-
-void check_separate(MatrixView x, MatrixView y, const char* what) {
-  const std::less<const float*> before;
-  const float* x_end = x.row(x.rows - 1) + x.cols;
-  const float* y_end = y.row(y.rows - 1) + y.cols;
-  if (before(x.data, y_end) && before(y.data, x_end)) {
-    throw Error(ErrorCode::bad_shape,
-                fmt::format("{} overlap in memory, expected two buffers", what));
-  }
 }
 
 }  // namespace nybble

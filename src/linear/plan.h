@@ -13,6 +13,7 @@
 #include "nybble/tensor/packed_matrix.h"
 #include "nybble/tensor/quantized_matrix.h"
 #include "src/linear/activations.h"
+#include "src/linear/gemm_scratch.h"
 
 namespace nybble {
 
@@ -34,6 +35,11 @@ struct PlannedGemm {
   kernels::gemm_a32_fn function;
   kernels::PackedPanels panels;  ///< the matrix as this kernel wants it
   ActivationPacker packer;       ///< what turns activations into this kernel's
+
+  /// GemmArgs::scratch for up to m rows.
+  [[nodiscard]] std::size_t scratch_bytes(std::size_t m) const {
+    return gemm_scratch_bytes(function, panels, packer.has_group_scales(), m);
+  }
 };
 
 /// Weights in the order the kernels read them, and the kernels.
@@ -73,8 +79,5 @@ struct LinearPlan {
  private:
   void choose_kind(const AnyFormat& weight);
 };
-
-/// Throws bad_shape if x and y, which `what` names ("linear: x and y"), share memory.
-void check_separate(MatrixView x, MatrixView y, const char* what);
 
 }  // namespace nybble

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "nybble/error.h"
+#include "src/check_enum.h"
 #include "src/quantize/channel_search.h"
 #include "src/quantize/hessian.h"
 
@@ -106,6 +107,7 @@ AwqResult search_awq_scale(MatrixView weight, const AnyFormat& format,
                            const Calibration& calibration, Executor& executor,
                            const AwqOptions& options) {
   check_calibrated(weight, calibration, options.tensor_name);
+  check_enum(options.form, Form::best, "awq: form");
   if (options.grid < 1 || options.grid > 1000) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("{}: grid {}, expected 1 to 1000", options.tensor_name, options.grid));

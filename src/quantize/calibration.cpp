@@ -44,7 +44,7 @@ Calibration::Calibration(std::size_t channels, const CalibrationOptions& options
 }
 
 void Calibration::check_inputs(MatrixView x, const std::string& name) const {
-  check_view(x, name);
+  check_rows(x, name);
   if (x.cols != channels_) {
     throw Error(ErrorCode::bad_shape,
                 fmt::format("{}: {} columns, expected {}", name, x.cols, channels_));
@@ -54,6 +54,7 @@ void Calibration::check_inputs(MatrixView x, const std::string& name) const {
 
 void Calibration::add(MatrixView x, Executor& executor, const std::string& name) {
   check_inputs(x, name);
+  if (x.rows == 0) return;
   if (!cross_.empty()) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("{}: earlier tokens came with their originals, these do not", name));
@@ -70,6 +71,7 @@ void Calibration::add(MatrixView x, MatrixView original, Executor& executor,
                 fmt::format("{}: {} tokens and {} originals, expected as many", name, x.rows,
                             original.rows));
   }
+  if (x.rows == 0) return;
   if (cross_.empty() && tokens() != 0) {
     throw Error(ErrorCode::bad_option,
                 fmt::format("{}: earlier tokens came without their originals", name));
@@ -97,7 +99,7 @@ void Calibration::add_checked(MatrixView x, Executor& executor) {
     for (std::size_t part = 0; part < 2; ++part) {
       const std::size_t count = rows[part].size();
       if (count == 0) continue;
-      tokens_[part] += count;
+      tokens_[part].value += count;
       std::vector<float> gathered(count * channels_);
       executor.parallel_for(count, [&](std::size_t i) {
         std::copy_n(x.row(rows[part][i]), channels_, &gathered[i * channels_]);
@@ -116,7 +118,7 @@ void Calibration::add_checked(MatrixView x, Executor& executor) {
   }
   executor.parallel_for((channels_ + 63) / 64, [&](std::size_t task) {
     const std::size_t first = task * 64;
-    const std::size_t last = std::min(channels_, first + 64);
+    const std::size_t last = std::min(channels(), first + 64);
     for (std::size_t row = 0; row < x.rows; ++row) {
       for (std::size_t col = first; col < last; ++col) {
         const float value = x.at(row, col);
@@ -187,7 +189,7 @@ void Calibration::merge(const Calibration& other) {
   for (std::size_t i = 0; i < other.cross_.size(); ++i) cross_[i] += other.cross_[i];
   streams_.insert(streams_.end(), other.streams_.begin(), other.streams_.end());
   for (std::size_t part = 0; part < 2; ++part) {
-    tokens_[part] += other.tokens_[part];
+    tokens_[part].value += other.tokens_[part];
     for (std::size_t i = 0; i < moment_[part].size(); ++i) {
       moment_[part][i] += other.moment_[part][i];
     }

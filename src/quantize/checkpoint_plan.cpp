@@ -12,6 +12,7 @@
 #include "src/io/quantization_config.h"
 #include "src/io/safetensors_header.h"
 #include "src/io/shard_index.h"
+#include "src/owned.h"
 #include "src/quantize/divisor_format.h"
 #include "src/quantize/stacked_experts.h"
 #include "src/quantize/tensor_choice.h"
@@ -391,9 +392,10 @@ CheckpointPlan::CheckpointPlan(CheckpointPlan&&) noexcept = default;
 CheckpointPlan& CheckpointPlan::operator=(CheckpointPlan&&) noexcept = default;
 CheckpointPlan::~CheckpointPlan() = default;
 
-const std::vector<PlannedTensor>& CheckpointPlan::tensors() const& { return data_->tensors; }
-const std::vector<PlannedFile>& CheckpointPlan::files() const& { return data_->files; }
-const std::vector<KeptOutFile>& CheckpointPlan::kept_out() const& { return data_->kept_out; }
-bool CheckpointPlan::exact() const { return data_->exact; }
+const CheckpointPlan::Data& CheckpointPlan::data() const { return owned(data_, "checkpoint plan"); }
+const std::vector<PlannedTensor>& CheckpointPlan::tensors() const& { return data().tensors; }
+const std::vector<PlannedFile>& CheckpointPlan::files() const& { return data().files; }
+const std::vector<KeptOutFile>& CheckpointPlan::kept_out() const& { return data().kept_out; }
+bool CheckpointPlan::exact() const { return data().exact; }
 
 }  // namespace nybble

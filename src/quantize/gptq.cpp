@@ -13,6 +13,7 @@
 
 #include "kernels/registry.h"
 #include "nybble/error.h"
+#include "src/check_enum.h"
 #include "src/linalg/dense.h"
 #include "src/quantize/channel_search.h"
 #include "src/quantize/gptq_trial.h"
@@ -394,6 +395,9 @@ class Quantizer {
 void check(MatrixView weight, const AnyFormat& format, const Calibration& calibration,
            const GptqOptions& options) {
   check_calibrated(weight, calibration, options.tensor_name);
+  check_enum(options.order, ColumnOrder::group_aware, "gptq: column order");
+  check_enum(options.scales, ScaleChooser::search, "gptq: scales");
+  if (options.damping) check_enum(options.damping->kind, Damping::Kind::diagonal, "gptq: damping");
   if (format.info().double_quantized && !options.static_groups) {
     throw Error(
         ErrorCode::bad_option,

@@ -119,6 +119,11 @@ QuantizedLayer quantize_layer(std::vector<float>&& weight, std::size_t rows, std
     throw Error(ErrorCode::bad_shape, fmt::format("{}: {} weights, expected {} x {}", options.name,
                                                   weight.size(), rows, cols));
   }
+  if (method.steps().empty()) {
+    throw Error(ErrorCode::bad_option,
+                fmt::format("{}: a method without steps (moved from?), expected one that rounds",
+                            options.name));
+  }
   const auto begun = std::chrono::steady_clock::now();
   if (options.activations) check_activations(*options.activations);
   if (calibration != nullptr) {

@@ -11,6 +11,7 @@
 
 #include "nybble/error.h"
 #include "nybble/quantize/smoothquant.h"
+#include "src/check_enum.h"
 #include "src/quantize/channel_search.h"
 #include "src/quantize/clip_training.h"
 #include "src/quantize/hessian.h"
@@ -322,6 +323,8 @@ OmniQuantResult quantize_omniquant(MatrixView weight, const AnyFormat& format,
                                    const Calibration& calibration, Executor& executor,
                                    const OmniQuantOptions& options) {
   check_calibrated(weight, calibration, options.tensor_name);
+  check_enum(options.start, OmniQuantOptions::Start::published, "omniquant: start");
+  check_enum(options.let, OmniQuantOptions::Let::on, "omniquant: let");
   const auto refuse = [&](const std::string& what) {
     throw Error(ErrorCode::bad_option, fmt::format("{}: {}", options.tensor_name, what));
   };

@@ -1,76 +1,58 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include <utility>
 
 namespace nybble {
 
 /// `bytes` rounded up to whole cache lines: what keeps pieces of one block 64-byte aligned.
-constexpr std::size_t round_to_cache_line(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+constexpr std::size_t round_to_cache_line(std::size_t bytes) {
+  return bytes > SIZE_MAX - 63 ? SIZE_MAX : (bytes + 63) / 64 * 64;
+}
 
-/// Uninitialised, 64-byte aligned memory; from 2 MiB on aligned to huge pages and, on Linux, fresh
-/// from the system and asked to lie in them: what malloc recycles keeps its 4 KiB pages. Reading
-/// weights from those was measured up to 1.8x slower on a busy machine.
+/// Uninitialised, 64-byte aligned memory. Large buffers are whole pages that, on Linux, come fresh
+/// from the system and are asked to lie in huge pages: what malloc recycles keeps its 4 KiB pages,
+/// and reading weights from those was measured up to 1.8x slower on a busy machine. No buffer is
+/// rounded up to huge pages; what is destroyed goes back to the system.
 class AlignedBuffer {
  public:
+  enum class Pages {
+    own,     ///< from 2 MiB on: the part of the last huge page is in small ones
+    shared,  ///< from 256 KiB on: buffers of this kind lie one behind the other, for what lives
+             ///< long
+  };
+
   AlignedBuffer() = default;
-  explicit AlignedBuffer(std::size_t bytes)
-      : data_(bytes < kHugePage ? allocate(bytes, 64) : allocate_huge(bytes)), bytes_(bytes) {
-    if (!data_) throw std::bad_alloc();
+  /// Throws std::bad_alloc.
+  explicit AlignedBuffer(std::size_t bytes, Pages pages = Pages::own);
+  AlignedBuffer(AlignedBuffer&& other) noexcept { *this = std::move(other); }
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    bytes_ = std::exchange(other.bytes_, 0);
+    held_ = std::exchange(other.held_, 0);
+    return *this;
   }
+
   [[nodiscard]] std::uint8_t* data() const noexcept { return data_.get(); }
   [[nodiscard]] std::size_t size() const noexcept { return bytes_; }
+  /// What it takes of memory: its size rounded up to pages or cache lines.
+  [[nodiscard]] std::size_t held() const noexcept { return held_; }
 
  private:
-  static constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
+  class Region;
   struct Free {
-    std::size_t mapped;  ///< bytes to unmap; 0: from aligned_alloc
-    void operator()(std::uint8_t* p) const noexcept {
-#if defined(__linux__)
-      if (mapped != 0) {
-        munmap(p, mapped);
-        return;
-      }
-#endif
-      std::free(p);
-    }
+    std::shared_ptr<Region> region;  ///< null: from aligned_alloc
+    std::size_t bytes;
+    void operator()(std::uint8_t* p) const noexcept;
   };
   using Memory = std::unique_ptr<std::uint8_t, Free>;
-
-  static Memory allocate(std::size_t bytes, std::size_t alignment) {
-    const std::size_t size = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment;
-    return {static_cast<std::uint8_t*>(std::aligned_alloc(alignment, size * alignment)), Free{0}};
-  }
-
-  static Memory allocate_huge(std::size_t bytes) {
-#if defined(__linux__)
-    const std::size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-    // One huge page more than needed, so that an aligned run is in it; the rest goes back.
-    void* mapped =
-        mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) return {nullptr, Free{0}};
-    auto* begin = static_cast<std::uint8_t*>(mapped);
-    const std::size_t before = -reinterpret_cast<std::uintptr_t>(begin) % kHugePage;
-    if (before != 0) munmap(begin, before);
-    munmap(begin + before + size, kHugePage - before);
-    madvise(begin + before, size, MADV_HUGEPAGE);
-    return {begin + before, Free{size}};
-#else
-    return allocate(bytes, kHugePage);
-#endif
-  }
+  static Memory allocate_pages(std::size_t bytes, Pages pages);
 
   Memory data_;
   std::size_t bytes_ = 0;
+  std::size_t held_ = 0;
 };
 
 }  // namespace nybble

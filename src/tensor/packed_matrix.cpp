@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "nybble/error.h"
 #include "nybble/format/element.h"
+#include "src/owned.h"
 #include "src/tensor/aligned_buffer.h"
 #include "src/tensor/integer_levels.h"
 
@@ -59,7 +60,7 @@ struct PackedMatrix::Data {
     const std::size_t units = (p.groups + unit_groups - 1) / unit_groups;
     p.code_stride = units * unit_head + p.groups * p.group * kPanelRows / 2;
     p.scale_stride = p.zero_stride = p.code_stride;
-    buffer = AlignedBuffer(panel_count * p.code_stride);
+    buffer = AlignedBuffer(panel_count * p.code_stride, AlignedBuffer::Pages::shared);
     p.scales = buffer.data();
     p.zeros = p.scales + scales_in_unit * scale_head;
     p.codes = p.scales + unit_head;
@@ -319,7 +320,7 @@ PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 
 QuantizedMatrix PackedMatrix::unpack(Executor& executor) const {
-  const Data& d = *data_;
+  const Data& d = owned(data_, "packed matrix");
   const kernels::PackedPanels& p = d.panels;
   QuantizedMatrix out(d.shape.format, d.shape.rows, d.shape.cols);
   out.tensor = d.shape.tensor;
@@ -365,15 +366,20 @@ QuantizedMatrix PackedMatrix::unpack(Executor& executor) const {
   return out;
 }
 
-std::size_t PackedMatrix::rows() const noexcept { return data_->shape.rows; }
-std::size_t PackedMatrix::cols() const noexcept { return data_->shape.cols; }
-std::size_t PackedMatrix::padded_cols() const noexcept { return data_->padded_cols; }
-std::size_t PackedMatrix::bytes() const noexcept { return data_->buffer.size(); }
-const kernels::PackedPanels& PackedMatrix::panels() const noexcept { return data_->panels; }
+std::size_t PackedMatrix::rows() const noexcept { return data_ ? data_->shape.rows : 0; }
+std::size_t PackedMatrix::cols() const noexcept { return data_ ? data_->shape.cols : 0; }
+std::size_t PackedMatrix::padded_cols() const noexcept { return data_ ? data_->padded_cols : 0; }
+std::size_t PackedMatrix::bytes() const noexcept { return data_ ? data_->buffer.held() : 0; }
+const kernels::PackedPanels& PackedMatrix::panels() const noexcept {
+  static constexpr kernels::PackedPanels kNone{};
+  return data_ ? data_->panels : kNone;
+}
 
 kernels::PackedPanels PackedMatrix::panels_for(const kernels::KernelTable& target) const noexcept {
-  kernels::PackedPanels panels = data_->panels;
-  set_levels(panels, kernel_levels(data_->shape.format.info()), panels.layout, target);
+  kernels::PackedPanels panels = this->panels();
+  if (data_) {
+    set_levels(panels, kernel_levels(data_->shape.format.info()), panels.layout, target);
+  }
   return panels;
 }
 

@@ -10,11 +10,13 @@
 #include "nybble/error.h"
 #include "nybble/format/nf4.h"
 #include "nybble/format/scale.h"
+#include "src/check_enum.h"
 #include "src/concurrency.h"
 
 namespace nybble {
 
 std::size_t scale_bytes(ScaleType type) {
+  check_enum(type, ScaleType::e5m2, "scale type");
   switch (type) {
     case ScaleType::f32:
       return 4;
@@ -68,7 +70,7 @@ float load_scale(ScaleType type, const std::uint8_t* bytes) {
     case ScaleType::e5m2:
       return E5M2{*bytes}.to_float();
   }
-  return 0;
+  refuse_enum(type, "scale type");
 }
 
 void store_scale(ScaleType type, float scale, std::uint8_t* bytes) {
@@ -101,6 +103,7 @@ void store_scale(ScaleType type, float scale, std::uint8_t* bytes) {
       *bytes = E5M2::from_float(scale).bits;
       return;
   }
+  refuse_enum(type, "scale type");
 }
 
 namespace {
@@ -129,6 +132,7 @@ Sizes sizes_of(const FormatInfo& info, std::size_t rows, std::size_t cols) {
     throw Error(ErrorCode::bad_option, fmt::format("format '{}': group {}, expected an even number",
                                                    info.spec, info.group));
   }
+  check_enum(info.layout, ScaleLayout::sign_split, "scale layout");
   Sizes out{};
   out.group = info.group == 0 ? cols + cols % 2 : info.group;
   out.groups = (cols + out.group - 1) / out.group;

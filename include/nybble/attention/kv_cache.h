@@ -36,6 +36,9 @@ struct KvCacheOptions {
 /// least 32) are there, and then become codes for good. What is stored depends on what was appended
 /// only, not on how many tokens at once.
 ///
+/// M may be 0 throughout. What a move leaves behind holds nothing and has no room; append() and
+/// attend() throw bad_option.
+///
 /// A format's tensor scale (nvfp4, amxfp4:tensor_scale=true) is 1: later tokens are not known when
 /// the first are stored. NVFP4 then spans group maxima of 0.012 to 2688.
 class KvCache {

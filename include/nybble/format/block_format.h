@@ -25,11 +25,14 @@ class BlockFormat {
  public:
   /// `spec` is the format string that makes this format again; `group` values of K share a scale
   /// (0 = the whole row; kernels need multiples of 16). Throws bad_option for a zero-point rule
-  /// with other levels than 0, 1, ... 15. A rule may bring a decode() of its own for the last bits
-  /// of its reference; kernels do not use it.
+  /// with other levels than 0, 1, ... 15 and for enumerations that have no such value. A rule may
+  /// bring a decode() of its own for the last bits of its reference; kernels do not use it.
   BlockFormat(std::string spec, std::size_t group, LevelTies ties, R rule)
       : rule_(std::move(rule)) {
     info_.name = std::string(C::kName);
+    check(rule_.scale_type() <= ScaleType::e5m2, "scale type");
+    check(rule_.layout() <= ScaleLayout::sign_split, "scale layout");
+    check(ties <= LevelTies::lower, "ties");
     info_.spec = std::move(spec);
     info_.levels = C::kLevels;
     info_.layout = rule_.layout();
@@ -72,6 +75,10 @@ class BlockFormat {
   }
 
  private:
+  void check(bool known, const char* what) const {
+    if (!known) throw Error(ErrorCode::bad_option, info_.name + ": " + what + " that is none");
+  }
+
   R rule_;
   FormatInfo info_;
   EncodeTable table_;

@@ -10,6 +10,8 @@
 #include <limits>
 #include <string_view>
 
+#include "nybble/error.h"
+#include "nybble/format/exact_arithmetic.h"
 #include "nybble/format/format.h"
 #include "nybble/numeric/rounding.h"
 
@@ -46,15 +48,17 @@ enum class LevelTies : std::uint8_t {
   lower,  ///< the smaller value (bitsandbytes)
 };
 
+/// Throws bad_option for a rule that is none.
 constexpr LevelTies level_ties(TieRule rule) {
   switch (rule) {
+    case TieRule::even:
+      return LevelTies::even;
     case TieRule::away:
       return LevelTies::away;
     case TieRule::zero:
       return LevelTies::zero;
-    default:
-      return LevelTies::even;
   }
+  throw Error(ErrorCode::bad_option, "tie rule that is none");
 }
 
 /// Thresholds at the f32 midpoints of neighbouring levels. NaN compares false everywhere and so

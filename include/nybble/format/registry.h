@@ -74,7 +74,8 @@ const std::vector<FormatFamily>& format_families();
 const std::vector<FormatFamily>& imported_formats();
 
 /// Adds a family; from then on parse_format, the quantizers, kernels and programs that link this
-/// library know it. Throws bad_option if the name is taken. Call before starting threads.
+/// library know it. Throws bad_option if the name is taken or cannot stand in a format string, or
+/// if `make` is empty. Call before starting threads.
 void register_format(FormatFamily family);
 
 }  // namespace nybble

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "nybble/error.h"
+#include "nybble/format/exact_arithmetic.h"
 #include "nybble/format/format.h"
 #include "nybble/numeric/bfloat16.h"
 #include "nybble/numeric/e4m3.h"
@@ -37,7 +39,7 @@ inline float absmax(GroupRange range) {
 }
 
 /// A positive float rounded to a stored type. Overflow saturates at the largest finite number, so
-/// that a huge group clips instead of turning into Inf.
+/// that a huge group clips instead of turning into Inf. Throws bad_option for a type that is none.
 inline float round_scale(ScaleType type, float scale, TieRule ties = TieRule::even) {
   switch (type) {
     case ScaleType::f32:
@@ -56,7 +58,7 @@ inline float round_scale(ScaleType type, float scale, TieRule ties = TieRule::ev
     case ScaleType::e5m2:
       return E5M2::from_float(scale, ties).to_float();
   }
-  return scale;
+  throw Error(ErrorCode::bad_option, "scale type that is none");
 }
 
 /// The next representable positive scale `steps` codes above (or below) one that is exact in
@@ -141,7 +143,8 @@ enum class ExponentRule : std::uint8_t {
   rceil,  ///< smallest power of two >= max / peak: what NVIDIA's conversion instructions do
 };
 
-/// E8M0 byte for a group maximum; 255 (NaN) for NaN and where rounding up leaves f32.
+/// E8M0 byte for a group maximum; 255 (NaN) for NaN and where rounding up leaves f32. Throws
+/// bad_option for a rule that is none.
 inline std::uint8_t exponent_scale(ExponentRule rule, float amax, float peak) {
   const auto bits = std::bit_cast<std::uint32_t>(amax);
   if (!std::isfinite(amax)) return 255;
@@ -169,6 +172,8 @@ inline std::uint8_t exponent_scale(ExponentRule rule, float amax, float peak) {
       byte = static_cast<int>(exponent) + (mantissa > (exponent == 0 ? 0x400000U : 0U) ? 1 : 0);
       break;
     }
+    default:
+      throw Error(ErrorCode::bad_option, "exponent rule that is none");
   }
   return static_cast<std::uint8_t>(std::clamp(byte, 0, 254));
 }

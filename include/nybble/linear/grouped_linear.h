@@ -25,6 +25,9 @@ inline constexpr std::uint32_t kNoExpert = 0xFFFFFFFF;
 /// gate and up projections are run() on M rows of x, the down projection is run_summed() on the
 /// M * top_k rows that they became.
 ///
+/// No routes with no rows of x and y are no work. What a move leaves behind has no experts; run()
+/// then throws bad_option.
+///
 /// A route's result is the same as QuantizedLinear's for that expert, path and target: bit for bit
 /// where QuantizedLinear's does not depend on the rest of the batch (a8, a32).
 class GroupedLinear {
@@ -41,17 +44,18 @@ class GroupedLinear {
   [[nodiscard]] std::size_t experts() const noexcept;  ///< E
   [[nodiscard]] std::size_t rows() const noexcept;     ///< N, outputs
   [[nodiscard]] std::size_t cols() const noexcept;     ///< K, inputs
-  /// Bytes of packed codes, scales and zero points of all experts.
+  /// As QuantizedLinear's, of all experts.
   [[nodiscard]] std::size_t packed_bytes() const noexcept;
-  /// Scratch that run needs for `routes` routes and executors of up to `concurrency` tasks.
+  /// Scratch that run needs for `routes` routes and executors of up to `concurrency` tasks;
+  /// SIZE_MAX where no size_t holds it.
   [[nodiscard]] std::size_t workspace_bytes(std::size_t routes,
                                             std::size_t concurrency) const noexcept;
   /// The same for run_summed, which keeps the R x N results before their sum.
   [[nodiscard]] std::size_t summed_workspace_bytes(std::size_t routes,
                                                    std::size_t concurrency) const noexcept;
 
-  /// y (R x N): row r = expert[expert_of[r]](x row of route r), zeros for kNoExpert. x and y must
-  /// not overlap. Checks shapes and experts (bad_shape), grows the workspace, then computes;
+  /// y (R x N): row r = expert[expert_of[r]](x row of route r), zeros for kNoExpert. x and y
+  /// share no element. Checks shapes and experts (bad_shape), grows the workspace, then computes;
   /// allocates nothing where the workspace is large enough. What the executor throws comes through;
   /// y is then unspecified, the layer as it was.
   void run(MatrixView x, std::span<const std::uint32_t> expert_of, MutableMatrixView y,

@@ -38,7 +38,9 @@ struct LinearOptions {
 };
 
 /// Scratch memory of QuantizedLinear::run: grown on demand, reused between calls, one per thread
-/// that calls run at the same time.
+/// that calls run at the same time. In it is what would be too much for a thread's stack: run(),
+/// and the same of GroupedLinear and KvCache, take at most 16 KB of stack, on the calling thread
+/// and on those of the executor (optimised builds).
 class Workspace {
  public:
   Workspace();
@@ -68,23 +70,26 @@ class QuantizedLinear {
   QuantizedLinear(QuantizedLinear&&) noexcept;
   QuantizedLinear& operator=(QuantizedLinear&&) noexcept;
 
+  // What a move leaves behind has 0 rows and columns; run() and the texts below throw bad_option.
   [[nodiscard]] std::size_t rows() const noexcept;  ///< N, outputs
   [[nodiscard]] std::size_t cols() const noexcept;  ///< K, inputs
-  /// Bytes of packed codes, scales, zero points and offsets.
+  /// Bytes of packed codes, scales, zero points and offsets, in whole pages where they are many:
+  /// what the layer takes of memory.
   [[nodiscard]] std::size_t packed_bytes() const noexcept;
-  /// Scratch that run needs for `m` rows of x and executors of up to `concurrency` tasks.
+  /// Scratch that run needs for `m` rows of x and executors of up to `concurrency` tasks; SIZE_MAX,
+  /// which reserve refuses, where no size_t holds it.
   [[nodiscard]] std::size_t workspace_bytes(std::size_t m, std::size_t concurrency) const noexcept;
 
-  /// y (M x N) = layer(x), x is M x K; their memory ranges must not overlap. Checks shapes
-  /// (bad_shape), grows the workspace, then computes. a8 and a32 results do not depend on the
-  /// executor; a8 is the same bit for bit on every target, but for sign-split weights with E5M2 or
-  /// E8M0 scales (amxfp4), whose smaller side AVX-512 targets round to int8: at most 1/96 of a
-  /// group's largest value. Where weight scales times integer dots leave f32, the result is Inf or
-  /// NaN. What the executor throws comes through; y is then unspecified, the layer as it was.
+  /// y (M x N) = layer(x), x is M x K; M may be 0. They may be columns of one buffer, but share no
+  /// element. Checks shapes (bad_shape), grows the workspace, then computes. a8 and a32 results do
+  /// not depend on the executor; a8 is the same bit for bit on every target, but for sign-split
+  /// weights with E5M2 or E8M0 scales (amxfp4), whose smaller side AVX-512 targets round to int8:
+  /// at most 1/96 of a group's largest value. Where weight scales times integer dots leave f32, the
+  /// result is Inf or NaN. What the executor throws comes through; y is then unspecified, the layer
+  /// as it was.
   void run(MatrixView x, MutableMatrixView y, Workspace& workspace, Executor& executor) const;
   /// The same without checks: shapes must fit and the workspace hold workspace_bytes(M, 1) at
-  /// least; activations are packed by as many tasks as it has room for. An executor that throws
-  /// ends the process.
+  /// least; tasks are as many as it has room for. An executor that throws ends the process.
   void run_unchecked(MatrixView x, MutableMatrixView y, Workspace& workspace,
                      Executor& executor) const noexcept;
 

@@ -37,7 +37,7 @@ struct E4M3 {
     const std::uint32_t code = bits & 0x7Fu;
     const float magnitude =
         code == 0x7Fu ? std::bit_cast<float>(0x7FC00000u) : MiniFloat<3, 7>::value(code);
-    return (bits & 0x80u) != 0 ? -magnitude : magnitude;
+    return with_sign(magnitude, (bits & 0x80u) != 0);
   }
 
  private:
@@ -66,7 +66,7 @@ struct E4M3x480 {
   /// Exact.
   [[nodiscard]] constexpr float to_float() const noexcept {
     const float magnitude = MiniFloat<3, 7>::value(bits & 0x7Fu);
-    return (bits & 0x80u) != 0 ? -magnitude : magnitude;
+    return with_sign(magnitude, (bits & 0x80u) != 0);
   }
 };
 

@@ -37,7 +37,7 @@ struct E5M2 {
     const std::uint32_t code = bits & 0x7Fu;
     float magnitude = MiniFloat<2, 15>::value(code);
     if (code >= 0x7Cu) magnitude = std::bit_cast<float>(code == 0x7Cu ? 0x7F800000u : 0x7FC00000u);
-    return (bits & 0x80u) != 0 ? -magnitude : magnitude;
+    return with_sign(magnitude, (bits & 0x80u) != 0);
   }
 
  private:

@@ -37,7 +37,7 @@ struct Float16 {
       return std::bit_cast<float>(sign | 0x7F800000u | ((code & 0x03FFu) << 13));
     }
     const float magnitude = MiniFloat<10, 15>::value(code);
-    return sign != 0 ? -magnitude : magnitude;
+    return with_sign(magnitude, sign != 0);
   }
 };
 

@@ -75,4 +75,10 @@ struct MiniFloat {
   return (std::bit_cast<std::uint32_t>(value) >> 31) << position;
 }
 
+/// `magnitude` with a sign, -0.0 included, also where the compiler was told that zeros have none.
+[[nodiscard]] constexpr float with_sign(float magnitude, bool negative) noexcept {
+  const std::uint32_t sign = negative ? 0x80000000u : 0u;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
+}
+
 }  // namespace nybble

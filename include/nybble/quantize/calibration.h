@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nybble/executor.h"
@@ -34,7 +35,8 @@ class Calibration {
   explicit Calibration(std::size_t channels, const CalibrationOptions& options = {});
 
   /// Adds inputs of the layer: x is tokens x K. Throws bad_shape (not K columns), bad_value (Inf or
-  /// NaN, naming the place); then nothing was added.
+  /// NaN, naming the place); then nothing was added. What the executor throws comes through; this
+  /// is then of no use any more.
   void add(MatrixView x, Executor& executor, const std::string& name = "calibration");
   /// The same where earlier layers are quantized already: x is what they give, `original` (of the
   /// same shape) what they gave before. Also gathers cross_moment(). All tokens of a calibration
@@ -77,6 +79,21 @@ class Calibration {
   static Calibration load(const std::filesystem::path& path);
 
  private:
+  /// A count of what lies in vectors: 0 where a move emptied them.
+  struct Count {
+    std::size_t value = 0;
+
+    Count() = default;
+    Count(std::size_t count) : value(count) {}
+    Count(const Count&) = default;
+    Count(Count&& other) noexcept : value(std::exchange(other.value, 0)) {}
+    Count& operator=(const Count&) = default;
+    Count& operator=(Count&& other) noexcept {
+      value = std::exchange(other.value, 0);
+      return *this;
+    }
+    operator std::size_t() const { return value; }
+  };
   /// A token's place in a random order of all tokens: the sample is the first ones of it.
   struct Key {
     std::uint64_t hash, stream, token;
@@ -88,9 +105,9 @@ class Calibration {
   void add_checked(MatrixView x, Executor& executor);
   void keep_sample(std::vector<Key> keys, std::vector<const float*> rows);
 
-  std::size_t channels_;
+  Count channels_;
   CalibrationOptions options_;
-  std::array<std::size_t, 2> tokens_{};
+  std::array<Count, 2> tokens_{};
   std::array<std::vector<float>, 2> moment_;
   std::vector<float> cross_;
   std::vector<float> max_, min_;

@@ -92,7 +92,7 @@ class CheckpointPlan {
   [[nodiscard]] bool exact() const;
 
   struct Data;
-  [[nodiscard]] const Data& data() const { return *data_; }
+  [[nodiscard]] const Data& data() const;
 
  private:
   std::unique_ptr<const Data> data_;

@@ -16,8 +16,9 @@ struct KernelTable;
 
 /// A QuantizedMatrix rearranged for the kernels: panels of 16 rows, nibbles and scales in the order
 /// the inner loops read them (kernels/kernels.h draws the layout). The same for every target so
-/// far, but a property of this library's version: never written to disk. Large matrices lie in huge
-/// pages where the system gives them.
+/// far, but a property of this library's version: never written to disk. Large matrices lie one
+/// behind the other, in huge pages where the system gives them. What a move leaves behind has 0
+/// rows; unpack() throws bad_option.
 class PackedMatrix {
  public:
   /// Packs in parallel. `dot_group_limit` caps (by divisibility) the values of K that one integer
@@ -36,6 +37,7 @@ class PackedMatrix {
   [[nodiscard]] std::size_t cols() const noexcept;
   /// K rounded up to whole dot groups and chunks of 32.
   [[nodiscard]] std::size_t padded_cols() const noexcept;
+  /// What it takes of memory: in whole pages of 4 KiB where it is large.
   [[nodiscard]] std::size_t bytes() const noexcept;
   [[nodiscard]] const kernels::PackedPanels& panels() const noexcept;
   /// The same with the offset of weights that a target's integer dots want.
