@@ -64,7 +64,7 @@ class HeaderTensors final : public io::TensorSource {
 
 void refuse_quantized(const TensorFiles& source, const std::filesystem::path& path) {
   const auto refuse = [&](const std::string& what, const std::string& instead) {
-    throw Error(ErrorCode::unsupported,
+    throw Error(ErrorCode::bad_file,
                 fmt::format("{}: {} is quantized already, expected weights of floats: {}",
                             source.name(), what, instead));
   };

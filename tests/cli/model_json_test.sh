@@ -52,6 +52,7 @@ try twice '{"a": 1, "a": 2}\n' '{"a": 1, "a": 2, "q' '}}\n'
 try surrogate '{"a": "\\ud83d"}' '{"a": "\\ud83d", "q' '}}'
 try indented '{\n  "a": NaN,\n  "b": 1\n}\n' '{\n  "a": NaN,\n  "b": 1,\n  "q' '\n  }\n}\n'
 
+expect_exit 3 'is quantized already' quantize made --format int4 --out none
 printf '{"a": nan}' >model/config.json
 expect_exit 3 'damaged JSON at byte 8' quantize model --format int4 --out none
 rm model/config.json

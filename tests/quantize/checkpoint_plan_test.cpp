@@ -161,10 +161,10 @@ TEST_F(CheckpointPlanning, RefusesQuantizedSources) {
   SerialExecutor executor;
   quantize_checkpoint(plan, executor, {.out = folder_ / "made"});
   options_.source = folder_ / "made";
-  expect_refused(ErrorCode::unsupported, {"layers.0.mlp.up_proj", "nybble convert"});
+  expect_refused(ErrorCode::bad_file, {"layers.0.mlp.up_proj", "nybble convert"});
   options_.source = folder_.path();
   test::write_text(folder_ / "config.json", R"({"quantization_config": {"quant_method": "fp8"}})");
-  expect_refused(ErrorCode::unsupported, {"\"fp8\"", "nybble convert"});
+  expect_refused(ErrorCode::bad_file, {"\"fp8\"", "nybble convert"});
 }
 
 TEST_F(CheckpointPlanning, NeedsInputsOfEveryCalibratedLayer) {

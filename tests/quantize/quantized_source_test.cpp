@@ -21,7 +21,7 @@ void expect_refused(const std::filesystem::path& source, const std::vector<std::
   options.format = "int4";
   std::vector<std::string> all = {"is quantized already"};
   all.insert(all.end(), parts.begin(), parts.end());
-  expect_error(ErrorCode::unsupported, all, [&] { CheckpointPlan{options}; });
+  expect_error(ErrorCode::bad_file, all, [&] { CheckpointPlan{options}; });
 }
 
 /// The first of some formats that the layout holds.

@@ -68,11 +68,11 @@ struct KeptOutFile {
 /// [K, N] (GPT-2's Conv1D: by model_type, or a bias that fits only so) are transposed.
 class CheckpointPlan {
  public:
-  /// Reads headers only. Throws what opening the source throws; bad_option for what is not
-  /// understood, a rule that applies to nothing and a layer without the calibration that its method
-  /// needs; unsupported where the source is quantized already or the layout cannot hold a tensor's
-  /// format, its shape or what its method may make of it, and where nothing tells whether a weight
-  /// is to be transposed.
+  /// Reads headers only. Throws what opening the source throws; bad_file where it is quantized
+  /// already; bad_option for what is not understood, a rule that applies to nothing and a layer
+  /// without the calibration that its method needs; unsupported where the layout cannot hold a
+  /// tensor's format, its shape or what its method may make of it, and where nothing tells whether
+  /// a weight is to be transposed.
   explicit CheckpointPlan(const CheckpointOptions& options);
   CheckpointPlan(CheckpointPlan&&) noexcept;
   CheckpointPlan& operator=(CheckpointPlan&&) noexcept;
