@@ -156,7 +156,6 @@ void print_plan_json(const CheckpointPlan& plan) {
     row["name"] = tensor.name;
     row["type"] = tensor.type;
     row["shape"] = tensor.shape;
-    row["transposed"] = tensor.transposed;
     row["format"] = tensor.format ? Json(tensor.format->info().spec) : Json();
     row["method"] = tensor.format ? Json(tensor.method) : Json();
     row["copied_because"] = tensor.format ? Json() : Json(tensor.reason);
@@ -164,6 +163,7 @@ void print_plan_json(const CheckpointPlan& plan) {
     row["bytes"] = tensor.bytes;
     row["bits_per_weight"] = tensor.bits_per_weight();
     row["exact"] = tensor.exact;
+    row["transposed"] = tensor.transposed;
   }
   json["files"] = Json::array();
   for (const PlannedFile& file : plan.files()) {

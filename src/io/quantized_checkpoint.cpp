@@ -60,16 +60,16 @@ const std::map<std::string, std::string>& QuantizedCheckpoint::metadata() const 
 }
 
 StoredLayer QuantizedCheckpoint::read(const std::string& layer) const {
-  return source_->read(index_of(layers(), layer, "quantized layer"));
+  return owned(source_, "checkpoint").read(index_of(layers(), layer, "quantized layer"));
 }
 std::vector<float> QuantizedCheckpoint::read_f32(const std::string& tensor) const {
-  return source_->read_f32(index_of(tensors(), tensor, "tensor"));
+  return owned(source_, "checkpoint").read_f32(index_of(tensors(), tensor, "tensor"));
 }
 std::span<const std::byte> QuantizedCheckpoint::bytes(const std::string& tensor) const {
-  return source_->bytes(index_of(tensors(), tensor, "tensor"));
+  return owned(source_, "checkpoint").bytes(index_of(tensors(), tensor, "tensor"));
 }
 TensorView QuantizedCheckpoint::raw(const std::string& tensor, std::vector<float>& storage) const {
-  return source_->raw(index_of(tensors(), tensor, "tensor"), storage);
+  return owned(source_, "checkpoint").raw(index_of(tensors(), tensor, "tensor"), storage);
 }
 
 }  // namespace nybble

@@ -118,7 +118,12 @@ std::size_t QuantizedLinear::workspace_bytes(std::size_t m,
                                              std::size_t concurrency) const noexcept {
   if (!plan_ || m == 0) return 0;
   const std::size_t tasks = sane_concurrency(concurrency);
-  return plan_->layout(m).bytes(std::min(m, tasks), std::min(plan_->panel_count(), tasks));
+  const std::size_t panel_tasks = std::min(plan_->panel_count(), tasks);
+  std::size_t most = 0;
+  plan_->weight.for_each_kernel(m, [&](std::size_t rows) {
+    most = std::max(most, plan_->layout(rows).bytes(std::min(rows, tasks), panel_tasks));
+  });
+  return most;
 }
 
 void QuantizedLinear::run(MatrixView x, MutableMatrixView y, Workspace& workspace,

@@ -52,6 +52,13 @@ struct PlannedWeight {
     while (i > 0 && gemms[i].from_rows > m) --i;
     return gemms[i];
   }
+  /// Calls visit(rows) with the most rows up to m that each kernel gets.
+  template <class Visit>
+  void for_each_kernel(std::size_t m, Visit visit) const {
+    for (std::size_t i = 0; i < gemms.size() && gemms[i].from_rows <= m; ++i) {
+      visit(i + 1 == gemms.size() ? m : std::min(m, gemms[i + 1].from_rows - 1));
+    }
+  }
   /// Packs activations into no fewer bytes than the others.
   [[nodiscard]] const ActivationPacker& largest_packer() const {
     const auto dwords = [](const PlannedGemm& gemm) { return gemm.packer.dwords(); };

@@ -129,7 +129,7 @@ for size in 100000 100kB '100 KB' 100k; do
     --dry-run --shard-size "$size" | grep -c '^model-.*bytes$')" 6
 done
 expect_exit 2 'holds a checkpoint already' quantize "$model" --format int4 --out made
-expect_exit 2 'nybble convert' quantize made --format int4 --out new
+expect_exit 3 'nybble convert' quantize made --format int4 --out new
 printf 'GGUF\003\000\000\000\000\000' >model.gguf
 expect_exit 3 'model.gguf: is a GGUF file, expected a safetensors file' \
   quantize model.gguf --format int4 --out new

@@ -11,11 +11,11 @@
 namespace nybble {
 
 struct ConvertOptions {
-  std::string layout;         ///< to convert to: one of layout_names(), or "gguf"
-  std::string source_layout;  ///< to read in; empty: found out
+  std::string layout = {};         ///< to convert to: one of layout_names(), or "gguf"
+  std::string source_layout = {};  ///< to read in; empty: found out
   /// Another format and how to quantize to it (a method without calibration): no conversion then,
   /// weights change. Empty: as they are.
-  std::string format, method = "rtn";
+  std::string format = {}, method = "rtn";
   /// Leave out what no weight depends on and `layout` has no place for, instead of refusing: a
   /// largest value beside a scale, GGUF's keys that are not text, ...
   bool drop_details = false;

@@ -76,8 +76,8 @@ class QuantizedLinear {
   /// Bytes of packed codes, scales, zero points and offsets, in whole pages where they are many:
   /// what the layer takes of memory.
   [[nodiscard]] std::size_t packed_bytes() const noexcept;
-  /// Scratch that run needs for `m` rows of x and executors of up to `concurrency` tasks; SIZE_MAX,
-  /// which reserve refuses, where no size_t holds it.
+  /// Scratch that run needs for up to `m` rows of x and executors of up to `concurrency` tasks;
+  /// SIZE_MAX, which reserve refuses, where no size_t holds it.
   [[nodiscard]] std::size_t workspace_bytes(std::size_t m, std::size_t concurrency) const noexcept;
 
   /// y (M x N) = layer(x), x is M x K; M may be 0. They may be columns of one buffer, but share no

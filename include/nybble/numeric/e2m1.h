@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "nybble/numeric/minifloat.h"
@@ -20,7 +21,10 @@ inline constexpr std::array<float, 16> kE2M1Levels = {0.0f,  0.5f,  1.0f,  1.5f,
 [[nodiscard]] constexpr std::uint8_t e2m1_from_float(float value,
                                                      TieRule ties = TieRule::even) noexcept {
   const std::uint32_t code = std::min(MiniFloat<1, 1>::nearest_code(value, ties), 7u);
-  return static_cast<std::uint8_t>(code | (value < 0.0f ? 8u : 0u));
+  // value < 0 by its bits, which a program that takes denormals for zero does not change: behind
+  // -0, up to -infinity.
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return static_cast<std::uint8_t>(code | (bits > 0x80000000u && bits <= 0xFF800000u ? 8u : 0u));
 }
 
 }  // namespace nybble

@@ -75,8 +75,8 @@ class Layout {
   [[nodiscard]] virtual std::string summary() const = 0;  ///< one line: whose it is, what it holds
 
   /// The modules that look like this layout's by names, types and shapes alone: of the bytes, only
-  /// those of tensors that describe others (a shape, a state) are there. Never throws for files that
-  /// are of another layout.
+  /// those of tensors that describe others (a shape, a state) are there. Never throws for files
+  /// that are of another layout.
   [[nodiscard]] virtual std::vector<Module> find(const TensorSource& source) const = 0;
   /// `modules` are what find() gave.
   [[nodiscard]] virtual Evidence judge(const TensorSource& source,
