@@ -208,10 +208,17 @@ TEST_F(CheckpointPlanning, FilesBesideTheTensorsAreCopied) {
   test::write_text(folder_ / "merges.txt", "y");
   test::write_text(folder_ / "README.md", "z");
   test::write_text(folder_ / "hf_quant_config.json", "{}");
+  test::write_text(folder_ / "pytorch_model.bin", "w");
   std::string names;
   const CheckpointPlan plan(options_);
   for (const PlannedFile& file : plan.files()) names += file.name + " ";
-  EXPECT_EQ(names, "config.json merges.txt model.safetensors tokenizer.json tokenizer.model ");
+  EXPECT_EQ(names,
+            "README.md config.json merges.txt model.safetensors tokenizer.json tokenizer.model ");
+  ASSERT_EQ(plan.kept_out().size(), 2U);
+  EXPECT_EQ(plan.kept_out()[0].name, "hf_quant_config.json");
+  EXPECT_EQ(plan.kept_out()[0].reason, "describes another quantization");
+  EXPECT_EQ(plan.kept_out()[1].name, "pytorch_model.bin");
+  EXPECT_EQ(plan.kept_out()[1].reason, "weights");
   SerialExecutor executor;
   quantize_checkpoint(CheckpointPlan(options_), executor, {.out = folder_ / "made"});
   EXPECT_EQ(test::read_text(folder_ / "made/config.json"), "{\"b\": 1,   \"a\": 2}");
