@@ -196,9 +196,9 @@ NYBBLE_INLINE void gemm_loops(const GemmArgs& args, Step& step) {
 }
 
 /// A product by steps of one kind. `kScratchBytes`: of their own arrays, which lie in scratch,
-/// whole cache lines.
+/// whole cache lines. Out of line, so that the stack of only one of them is taken.
 template <class Step>
-NYBBLE_INLINE void gemm_with(const GemmArgs& given) {
+__attribute__((noinline)) void gemm_with(const GemmArgs& given) {
   if (given.scratch_bytes != nullptr) {
     const std::size_t rows = given.m < kRowBlock + kLastRows ? given.m : kRowBlock + kLastRows - 1;
     *given.scratch_bytes = Step::kScratchBytes + rows * Step::kTilePanels * 16 * sizeof(float);

@@ -48,6 +48,15 @@ NYBBLE_INLINE I rank_of(const FloatTable& thresholds, F z) {
   return rank;
 }
 
+/// zero_scaled() of format/element.h, which must not be called here: its code would be shared.
+NYBBLE_INLINE float zero_scaled(const ScaleChoice& choice) {
+  const bool positive_nan = choice.scale.positive != choice.scale.positive;
+  const bool negative_nan = choice.scale.negative != choice.scale.negative;
+  if (positive_nan == negative_nan) return 0;
+  return negative_nan ? std::numeric_limits<float>::quiet_NaN()
+                      : -std::numeric_limits<float>::min();
+}
+
 /// An EncodeTable in registers.
 struct Encoder {
   FloatTable thresholds;
@@ -72,11 +81,7 @@ struct Encoder {
     const F by =
         select(greater(x, zero()), set1(choice.encode_positive), set1(choice.encode_negative));
     F z = reciprocal ? mul(x, by) : div(x, by);
-    // 0 / 0 and 0 * Inf are 0; zero_scaled() in format/element.h says where a zero is NaN.
-    const bool negative_alone = choice.encode_negative != choice.encode_negative &&
-                                choice.encode_positive == choice.encode_positive;
-    const float of_zero = negative_alone ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
-    z = select(equal(x, zero()), set1(of_zero), z);
+    z = select(equal(x, zero()), set1(zero_scaled(choice)), z);  // 0 / 0 and 0 * Inf, too
     if (zero_point) {
       // max(a, b) is b where a is NaN.
       const F code = max(add(round_even(z), set1(choice.scale.zero)), zero());

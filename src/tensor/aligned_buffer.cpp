@@ -44,7 +44,9 @@ class AlignedBuffer::Region {
     munmap(begin_ + bytes, kHugePage - before);
     madvise(begin_, bytes, MADV_HUGEPAGE);
   }
-  ~Region() { munmap(begin_, bytes_); }
+  ~Region() {
+    if (bytes_ != 0) munmap(begin_, bytes_);
+  }
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
 
@@ -55,6 +57,11 @@ class AlignedBuffer::Region {
     used_ += bytes;
     ++buffers_;
     return out;
+  }
+  /// Nothing more is taken: what is left goes back, and with it the rest of the last huge page.
+  void close() {
+    if (used_ != bytes_) munmap(begin_ + used_, bytes_ - used_);
+    bytes_ = used_;
   }
   /// Gives a buffer's memory back to the system; its addresses are used again only where it is the
   /// last one.
@@ -90,6 +97,7 @@ AlignedBuffer::Memory AlignedBuffer::allocate_pages(std::size_t bytes, Pages pag
   std::shared_ptr<Region> region = own ? std::make_shared<Region>(bytes) : current;
   std::uint8_t* data = region ? region->take(bytes) : nullptr;
   if (data == nullptr) {
+    if (current) current->close();
     region = current = std::make_shared<Region>(kShared);
     data = region->take(bytes);
   }

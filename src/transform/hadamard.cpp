@@ -92,20 +92,21 @@ void walsh_hadamard(float* x, std::size_t n) {
 /// x as outer rows of `inner`: each column times the Paley matrix.
 void mix_rows(float* x, std::size_t outer, std::size_t inner, bool transposed) {
   const PaleyMatrix matrix(paley_of(outer));
-  constexpr std::size_t kColumns = 16;  // at a time
-  std::array<float, kMostPaley * kColumns> mixed;
-  for (std::size_t begin = 0; begin < inner; begin += kColumns) {
-    const std::size_t count = std::min(kColumns, inner - begin);
+  constexpr std::size_t kMostColumns = 16;  // at a time
+  std::array<float, 2560> mixed;            // stacks are small
+  const std::size_t columns = std::min(kMostColumns, mixed.size() / outer);
+  for (std::size_t begin = 0; begin < inner; begin += columns) {
+    const std::size_t count = std::min(columns, inner - begin);
     for (std::size_t i = 0; i < outer; ++i) {
-      float sums[kColumns] = {};
+      float sums[kMostColumns] = {};
       for (std::size_t j = 0; j < outer; ++j) {
         const auto sign = static_cast<float>(transposed ? matrix.at(j, i) : matrix.at(i, j));
         for (std::size_t c = 0; c < count; ++c) sums[c] += sign * x[j * inner + begin + c];
       }
-      std::copy_n(sums, count, &mixed[i * kColumns]);
+      std::copy_n(sums, count, &mixed[i * columns]);
     }
     for (std::size_t i = 0; i < outer; ++i) {
-      std::copy_n(&mixed[i * kColumns], count, x + i * inner + begin);
+      std::copy_n(&mixed[i * columns], count, x + i * inner + begin);
     }
   }
 }

@@ -20,9 +20,9 @@ inline constexpr char kAmxfp4Name[] = "amxfp4";
 /// negative one, which zeros use too, is 1 when nothing is negative and 0 when everything is
 /// positive. E5M2 reaches from 4.6e-5 to 344064 in group maxima: below, a sign flushes to zero,
 /// above, values clip. Where E8M0's rule leaves f32 (`even` from 1.75 * 2^127) the scale is NaN and
-/// so are the elements of that sign alone. `tensor_range` adds a power-of-two tensor scale that
-/// moves any tensor's maximum to 2^13 .. 2^14 scales, for which 28 octaves of normal range remain
-/// below (E4M3: to 2^7 .. 2^8, and 14 octaves).
+/// so are the elements of that sign alone, zeros being negative. `tensor_range` adds a power-of-two
+/// tensor scale that moves any tensor's maximum to 2^13 .. 2^14 scales, for which 28 octaves of
+/// normal range remain below (E4M3: to 2^7 .. 2^8, and 14 octaves).
 struct SignSplitScale : PlainRule {
   ScaleType type = ScaleType::e5m2;
   ExponentRule rule = ExponentRule::floor;  ///< only for e8m0: floor = PoT, even = PoT-R

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -69,7 +70,7 @@ class BlockFormat {
     if constexpr (requires { rule_.decode(level, scale, tensor); }) {
       return rule_.decode(level, scale, tensor);
     } else {
-      const float by = level < 0 ? scale.negative : scale.positive;
+      const float by = std::signbit(level) ? scale.negative : scale.positive;
       return (level - scale.zero) * (by * tensor.scale);
     }
   }

@@ -109,13 +109,15 @@ constexpr std::uint8_t encode_scaled(const EncodeTable& table, float z) {
   return table.code[rank];
 }
 
-/// The scaled value of a zero: zero whatever its scale (0/0 included). Only where negative elements
-/// alone have a NaN for a scale it is NaN too, and so gets the lowest level, which has that scale:
-/// zeros belong to the negative ones.
+/// The scaled value of a zero: zero whatever its scale (0/0 included). Only where one sign alone
+/// has a NaN for a scale there are two zeros to choose from. They share the scale of negative
+/// elements: -0 where that is a number, else NaN, which gets the lowest level.
 inline float zero_scaled(const ScaleChoice& choice) {
-  const bool negative_alone =
-      std::isnan(choice.encode_negative) && !std::isnan(choice.encode_positive);
-  return negative_alone ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
+  const bool positive_nan = std::isnan(choice.scale.positive);
+  const bool negative_nan = std::isnan(choice.scale.negative);
+  if (positive_nan == negative_nan) return 0;
+  return negative_nan ? std::numeric_limits<float>::quiet_NaN()
+                      : -std::numeric_limits<float>::min();
 }
 
 /// Scalar encode of x under a chosen scale.

@@ -26,7 +26,9 @@ enum class ScaleType : std::uint8_t {
 enum class ScaleLayout : std::uint8_t {
   symmetric,   ///< level[code] * scale
   zero_point,  ///< (code - zero) * scale, levels are 0..15
-  sign_split,  ///< level[code] * (level[code] < 0 ? negative : positive)
+  /// level[code] * (level[code] < 0 ? negative : positive). -0 is negative, which matters where the
+  /// scale of one sign alone is NaN; kernels may take either, for such a group's product is NaN.
+  sign_split,
 };
 
 /// Largest and smallest value of a group. A group that holds an Inf or a NaN has max = NaN.
