@@ -17,9 +17,9 @@
 #include "nybble/quantize/rtn.h"
 #include "src/transform/hadamard.h"
 #include "tests/support/random.h"
+#include "tests/support/sanitized.h"
 
-#if defined(__linux__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
+#if defined(__linux__) && defined(__OPTIMIZE__) && !NYBBLE_TEST_SANITIZED
 #define NYBBLE_MEASURE_STACK
 #include <pthread.h>
 #include <sys/mman.h>
