@@ -306,8 +306,9 @@ TEST(Edges, MovedFromObjectsThrowOrAreEmpty) {
 
   TemporaryFolder folder;
   SafetensorsWriter writer(folder / "model.safetensors");
-  const std::size_t shape[] = {layer.rows, layer.cols};
-  writer.add("a.weight", TensorType::f32, shape, std::as_bytes(std::span(layer.weight)));
+  const std::vector<float> values = normal_values(32 * 32, 8);
+  const std::size_t shape[] = {32, 32};
+  writer.add("a.weight", TensorType::f32, shape, std::as_bytes(std::span(values)));
   writer.finish();
   QuantizedCheckpoint checkpoint(folder / "model.safetensors");
   const QuantizedCheckpoint taken_checkpoint = std::move(checkpoint);
@@ -330,7 +331,7 @@ TEST(Edges, MovedFromObjectsThrowOrAreEmpty) {
   EXPECT_EQ(taken_plan.tensors().size(), 1U);
   const std::vector<std::function<void()>> of_plan = {
       [&] { static_cast<void>(plan.tensors()); }, [&] { static_cast<void>(plan.files()); },
-      [&] { static_cast<void>(plan.exact()); },
+      [&] { static_cast<void>(plan.kept_out()); }, [&] { static_cast<void>(plan.exact()); },
       [&] { quantize_checkpoint(plan, serial, {.out = folder / "out"}); }};
   for (const auto& call : of_plan) EXPECT_EQ(thrown(call), "bad_option");
 

@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/sanitized.h"
+
 namespace nybble {
 namespace {
 
@@ -172,6 +174,7 @@ TEST(ThreadExecutor, IdleWorkersTakeNoCpu) {
 
 /// A child of fork() has none of the workers: it must neither wait for them to work nor to end.
 TEST(ThreadExecutor, WorksInAChildProcess) {
+  if (NYBBLE_TEST_SANITIZED != 0) GTEST_SKIP() << "sanitizers do not follow a fork of many threads";
   auto executor = make_thread_executor(4);
   const auto sum = [&] {
     std::atomic<std::size_t> total{0};

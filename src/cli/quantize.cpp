@@ -390,7 +390,8 @@ void add_quantize_command(CLI::App& app) {
   add_threads_option(*command, options->threads);
   add_json_option(*command, options->json);
   command->footer(
-      "Copied unless a rule says otherwise: embeddings, output heads, norms, routers, and anything\n"
+      "Copied unless a rule says otherwise: embeddings, output heads, norms, routers, and "
+      "anything\n"
       "but matrices of 32 rows and columns or more and experts stacked as [E, N, K].\n"
       "Example: nybble quantize MODEL --format int4:group=128 --rule '*.down_proj=nvfp4' --out "
       "OUT");

@@ -222,7 +222,7 @@ TEST(ImportedFormats, AreNamesButNoFamilies) {
     EXPECT_EQ(info.offsets, spec != "iq4_xs");
     for (const FormatFamily& family : format_families()) EXPECT_NE(family.name, spec);
     expect_error(ErrorCode::bad_option, {spec, "registered already"}, [&] {
-      register_format({spec, "", "", nullptr});
+      register_format({spec, "", "", [](SpecOptions&) { return parse_format("int4"); }});
     });
   }
   expect_error(ErrorCode::bad_option, {"q4_k"}, [] { parse_format("q5_k"); });

@@ -8,6 +8,7 @@
 
 #include "nybble/format/block_format.h"
 #include "nybble/quantize/calibration.h"
+#include "tests/support/sanitized.h"
 
 /// Layer problems with the results of other people's quantizers (golden/quantizers.tar.xz).
 namespace nybble::test {
@@ -33,14 +34,7 @@ struct GoldenProblem {
 };
 
 /// Sanitizers take ten times as long: they see the smaller problems, and a part of the formats.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-inline constexpr bool kSanitized =
-    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-inline constexpr bool kSanitized = false;
-#endif
+inline constexpr bool kSanitized = NYBBLE_TEST_SANITIZED != 0;
 
 /// The folders of all problems of at most `most` weights, by name.
 std::vector<std::filesystem::path> golden_problems(const std::filesystem::path& root,

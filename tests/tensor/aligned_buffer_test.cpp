@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tests/support/random.h"
+#include "tests/support/sanitized.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -163,9 +164,7 @@ std::size_t resident() {
 }
 
 TEST(AlignedBuffer, TakesNoMoreMemoryThanItSays) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers have memory of their own";
-#endif
+  if (NYBBLE_TEST_SANITIZED != 0) GTEST_SKIP() << "sanitizers have memory of their own";
   constexpr std::size_t kCount = 100;
   // 1024 x 4096 in INT4, say: two huge pages if each were rounded up.
   for (const std::size_t bytes : {2 * kMiB + kMiB / 4, kMiB / 2 + 5000, 9 * kMiB}) {
