@@ -106,7 +106,7 @@ TEST(FlushedGroups, EveryMethodRefuses) {
   Calibration calibration(kCols);
   calibration.add({inputs.data(), 256, kCols}, executor);
   for (const std::string method : {"clip", "clip:loss=plain", "gptq", "gptq:channel_scale=false",
-                                   "awq", "awq+gptq", "smoothquant", "omniquant", "hadamard+rtn"}) {
+                                   "awq", "awq+gptq", "omniquant", "hadamard+rtn"}) {
     SCOPED_TRACE(method);
     expect_error(ErrorCode::bad_value, {"model.q_proj", "int4:scale=f32"},
                  [&] { quantize(tiny, "int4", method, &calibration); });

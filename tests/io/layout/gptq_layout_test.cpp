@@ -319,7 +319,7 @@ TEST(GptqLayout, DamagedTensorsAreNamed) {
   // Eight-bit codes of 32 columns look like four-bit ones of 64, but for the zero points.
   const WrittenLayer eight = with(without(good, kName + ".g_idx"),
                                   zero_tensor(kName + ".qzeros", TensorType::i32, {2, 4}));
-  EXPECT_TRUE(gptq(false).find(MemorySource(eight)).empty());
+  EXPECT_TRUE(gptq(false).find(io::MemorySource(eight)).empty());
 }
 
 TEST(GptqLayout, RefusesWhatItCannotHold) {
