@@ -232,7 +232,7 @@ TEST(ExecutorFaults, LayersStayUsable) {
   };
   run(serial);
   const std::vector<float> expected = y;
-  for (const std::size_t call : {0, 1}) {
+  for (const std::size_t call : {0U, 1U}) {
     FailingExecutor failing(call);
     EXPECT_THROW(run(failing), PoolIsDown);
     run(serial);
@@ -250,7 +250,7 @@ TEST(ExecutorFaults, NothingWasAppendedToACache) {
   const std::vector<float> k = normal_values(kTokens * kWidth, 6);
   const std::vector<float> v = normal_values(kTokens * kWidth, 7);
   for (const ValueGroups groups : {ValueGroups::tokens, ValueGroups::head_dim}) {
-    for (const std::size_t before : {0, 20, 32, 50}) {
+    for (const std::size_t before : {0U, 20U, 32U, 50U}) {
       SerialExecutor serial;
       const auto append = [&](KvCache& cache, std::size_t begin, std::size_t end,
                               Executor& executor) {

@@ -140,8 +140,9 @@ void GgufModel::open_parts(GgufFile opened, const fs::path& path, std::size_t co
     fail(name_, fmt::format("is part {} of {}, missing: {}", number, count, missing));
   }
   for (std::size_t i = 1; i <= count; ++i) {
-    files_.push_back(i == number ? std::move(opened) : GgufFile(folder / name->text(i)));
+    if (i != number) files_.emplace_back(folder / name->text(i));
   }
+  files_.insert(files_.begin() + static_cast<std::ptrdiff_t>(number) - 1, std::move(opened));
   std::size_t tensors = 0;
   for (const GgufFile& file : files_) tensors += file.tensors().size();
   for (std::size_t i = 0; i < count; ++i) {

@@ -79,7 +79,8 @@ TEST(PythonJson, RefusesWhatPythonRefuses) {
   };
   for (const auto& [text, where] : kDamaged) {
     SCOPED_TRACE(text);
-    expect_error(ErrorCode::bad_file, {"c.json", "damaged JSON", where}, [&] { parsed(text); });
+    expect_error(ErrorCode::bad_file, {"c.json", "damaged JSON", where},
+                 [&damaged = text] { parsed(damaged); });
   }
   expect_error(ErrorCode::bad_file, {"damaged JSON at byte 3"},
                [] { parsed(std::string_view("{}\0}", 4)); });

@@ -121,9 +121,14 @@ class AnyFormat {
   requires(!std::same_as<F, AnyFormat>)
       AnyFormat(F format)  // implicit: a concrete format goes wherever any format does
       : model_(std::make_shared<Model<F>>(std::move(format))) {}
-  // No moves: what is left of a format is still that format.
   AnyFormat(const AnyFormat&) = default;
   AnyFormat& operator=(const AnyFormat&) = default;
+  // Copies, too: what is left of a format is still that format.
+  AnyFormat(AnyFormat&& other) noexcept { *this = static_cast<const AnyFormat&>(other); }
+  AnyFormat& operator=(AnyFormat&& other) noexcept {
+    return *this = static_cast<const AnyFormat&>(other);
+  }
+  ~AnyFormat() = default;
 
   [[nodiscard]] const FormatInfo& info() const { return model_->info(); }
   [[nodiscard]] const EncodeTable& encode_table() const { return model_->encode_table(); }
