@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -88,7 +89,7 @@ class ThreadExecutor final : public Executor {
   ~ThreadExecutor() override {
     if (::getpid() != process_) {
       // A child of fork() has no workers to wait for, and no way to say so to their handles.
-      static_cast<void>(new std::vector<std::thread>(std::move(workers_)));
+      static_cast<void>(new (std::nothrow) std::vector<std::thread>(std::move(workers_)));
       return;
     }
     stop_.store(true);
